@@ -1,0 +1,8 @@
+//! The ledger: what all nodes agree on.
+//!
+//! `ledger` is the pure state machine. It runs in three places, and only these may import it: `embedded` (one
+//! machine, real blocks and headers, served as Tendermint JSON-RPC), an ABCI application, and the simulator.
+//! Everyone else sends [`wire::Transaction`]s and reads [`records`] through a client, exactly as from a real chain.
+
+pub mod records;
+pub mod wire;

@@ -1,0 +1,221 @@
+//! What the ledger remembers, as clients read it. Integers only; maps are ordered.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{
+    CheckpointRef, ContentId, Digest, Generation, JobId, JobSpec, JobStatus, Load, NodeKey, NodeStatus, Receipt,
+    Resources, Round, RoundOutcome, ShardSpec, TaskId, TaskStatus, Time,
+};
+
+/// An account. A node's own account has its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// In the smallest unit.
+    pub balance: u64,
+    /// The nonce that its next transaction must carry.
+    pub nonce: u64,
+}
+
+/// A registered node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its key, which is also its account and peer.
+    pub id: NodeKey,
+    /// Its label.
+    pub node_id: String,
+    /// Where its rewards go; `None` for its own account.
+    pub address: Option<String>,
+    /// Online or not.
+    pub status: NodeStatus,
+    /// What it lends.
+    pub resources: Resources,
+    /// Where it listens (multiaddrs).
+    pub listen: Vec<String>,
+    /// Measured network and stated place, by the origin's resource keys.
+    pub attributes: BTreeMap<String, String>,
+    /// Basis points, 0 to 10,000; a new node begins at 10,000.
+    pub reputation: u32,
+    /// Basis points of its registered time that it was online.
+    pub uptime: u32,
+    /// Load of its last beat.
+    pub load: Load,
+    /// Sequence of its last beat.
+    pub last_sequence: u64,
+    /// Block time of its last beat.
+    pub last_heartbeat: Time,
+    /// Block time of its registration.
+    pub registered_at: Time,
+    /// Tasks it holds.
+    pub active_tasks: u32,
+    /// Rewards it earned so far.
+    pub rewards: u64,
+}
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub id: JobId,
+    /// Who submitted it.
+    pub creator: NodeKey,
+    /// What it asks for.
+    pub spec: JobSpec,
+    /// Its shards, by slot; as many as it has tasks.
+    pub shards: Vec<ShardSpec>,
+    /// Open or ended.
+    pub status: JobStatus,
+    /// No new lease is given while true.
+    pub paused: bool,
+    /// The open round; equals `spec.rounds` when all are closed.
+    pub round: Round,
+    /// Block height at which the open round opened.
+    pub round_opened_height: u64,
+    /// Block time at which it opened.
+    pub round_opened_at: Time,
+    /// `params_root` of the present model; `None` until the first round closed (the initial model's root is computed
+    /// from `spec.model`).
+    pub model_root: Option<Digest>,
+    /// The present model; `spec.model` until the first round closed.
+    pub model_cid: ContentId,
+    /// Root of the outer momentum; `None` for zero.
+    pub momentum_root: Option<Digest>,
+    /// The outer momentum; `None` for zero.
+    pub momentum_cid: Option<ContentId>,
+    /// The final model of a completed job.
+    pub result_cid: Option<ContentId>,
+    /// What is left of the budget.
+    pub escrow: u64,
+    /// Paid or owed to workers.
+    pub paid: u64,
+    /// Basis points through the whole job.
+    pub progress: u32,
+    /// Block time of its submission.
+    pub created_at: Time,
+    /// Block time of its last change.
+    pub updated_at: Time,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// A receipt that the ledger accepted for a task's open round. Void once the generation grows or the round closes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvisionalReceipt {
+    /// The receipt.
+    pub receipt: Receipt,
+    /// Digest of its signed body.
+    pub digest: Digest,
+    /// The node that attested it.
+    pub verifier: NodeKey,
+    /// Block height at which it was accepted.
+    pub height: u64,
+    /// Block time at which it was accepted.
+    pub accepted_at: Time,
+}
+
+/// A task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// Its id.
+    pub id: TaskId,
+    /// Its state.
+    pub status: TaskStatus,
+    /// Who holds its lease.
+    pub holder: Option<NodeKey>,
+    /// Grows with each change of holder. The first lease is generation 1.
+    pub generation: Generation,
+    /// Hash of the transaction that took the lease; zero if none.
+    pub lease_tx: Digest,
+    /// Block time at which the lease lapses unless it is renewed.
+    pub lease_expires: Time,
+    /// Rounds of this slot applied so far.
+    pub cursor: u32,
+    /// Basis points through the whole job.
+    pub progress: u32,
+    /// The newest checkpoint of the open round, or the end-of-round checkpoint of the last applied one.
+    pub checkpoint: Option<CheckpointRef>,
+    /// Optimizer root of the last applied receipt; zero for none. The next round begins from it.
+    pub opt_root: Digest,
+    /// End-of-round checkpoint of the last applied receipt: where that optimizer state is.
+    pub opt_checkpoint: Option<CheckpointRef>,
+    /// The accepted receipt of the open round.
+    pub receipt: Option<ProvisionalReceipt>,
+    /// For `delegated`: to whom.
+    pub delegate: Option<NodeKey>,
+    /// Times it went back to pending.
+    pub reassigned: u32,
+    /// Receipts refused so far.
+    pub refused_receipts: u32,
+    /// Block time of its creation.
+    pub created_at: Time,
+    /// Block time of its first start.
+    pub started_at: Option<Time>,
+    /// Block time of its end.
+    pub completed_at: Option<Time>,
+    /// Why it failed or rolled back last.
+    pub error: Option<String>,
+}
+
+/// A closed round.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundRecord {
+    /// What came out.
+    pub outcome: RoundOutcome,
+    /// Who closed it.
+    pub closer: NodeKey,
+    /// Holders whose votes it carries.
+    pub voters: Vec<NodeKey>,
+    /// Local steps (batches) applied: per applied slot, the iterations of its receipt.
+    pub batches: u64,
+    /// Receipts applied that a node other than their worker verified.
+    pub verified: u32,
+    /// Mean of the applied receipts' losses, weighted by samples, in millionths.
+    pub loss_micros: i64,
+    /// Block height.
+    pub height: u64,
+    /// Block time.
+    pub closed_at: Time,
+}
+
+/// A registered model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// `{name}:{version}`.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its content.
+    pub cid: ContentId,
+    /// Who registered it, or the job's creator.
+    pub creator: NodeKey,
+    /// Block time.
+    pub created_at: Time,
+    /// Short entries; a job's result has `job`, `bundle` and `root`.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// Everything that changed after a height. Applied to a view in any order, it is idempotent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// The height this brings the reader to.
+    pub height: u64,
+    /// Block time at that height.
+    pub time: Time,
+    /// App hash after that height's block.
+    pub app_hash: Digest,
+    /// True if objects were left out (at most 1,000 a kind are sent): ask again with `height`.
+    pub more: bool,
+    /// Nodes.
+    pub nodes: Vec<Node>,
+    /// Jobs.
+    pub jobs: Vec<Job>,
+    /// Tasks.
+    pub tasks: Vec<Task>,
+    /// Round records.
+    pub rounds: Vec<RoundRecord>,
+    /// Models.
+    pub models: Vec<Model>,
+}

@@ -1,0 +1,195 @@
+//! Transactions: what a node asks of the ledger. Signed CBOR; names are the origin's where it had one.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{
+    CheckpointRef, ContentId, Generation, JobId, JobSpec, NodeKey, Resources, Round, RoundOutcome, ShardSpec, Signed,
+    SignedObject, TaskId, TaskStatus,
+};
+
+/// The longest transaction in bytes: 1,000 signed beats of about 250 bytes, or a job of 1,000 shards.
+pub const MAX_TRANSACTION: usize = 512 * 1024;
+/// The most beats one transaction carries (targets.md).
+pub const MAX_BEATS: usize = 1_000;
+
+/// A transaction. It travels as [`Signed`] over this; the creator is the signer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transaction {
+    /// The ledger it is for; any other refuses it.
+    pub chain_id: String,
+    /// The creator's next nonce: 0 for its first transaction, then one more each time. A transaction that is
+    /// included but fails still uses its nonce.
+    pub nonce: u64,
+    /// What to do.
+    pub message: Message,
+}
+
+impl SignedObject for Transaction {
+    const DOMAIN: &'static str = "atlas/transaction/v1";
+    const LIMIT: usize = MAX_TRANSACTION;
+}
+
+/// What a transaction does. The creator (signer) is not repeated inside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Registers the creator as a node, or changes what it offers.
+    RegisterNode {
+        /// A label for people, at most 64 characters.
+        node_id: String,
+        /// A bech32 account for rewards, checked by the sender; `None` for the node's own.
+        address: Option<String>,
+        /// What it lends.
+        resources: Resources,
+        /// Where it listens, at most 16 multiaddrs of at most 256 characters.
+        listen: Vec<String>,
+        /// Measured network and stated place, by the origin's resource keys; at most 16 short entries.
+        attributes: BTreeMap<String, String>,
+    },
+    /// One or more heartbeats, each signed by its node ([`crate::types::Beat`]); the creator need not be one of them.
+    UpdateHeartbeat {
+        /// At most [`MAX_BEATS`].
+        beats: Vec<Signed>,
+    },
+    /// Submits a job with one task a shard. The budget goes into escrow. Answers the job id as data.
+    SubmitJob {
+        /// What it asks for.
+        spec: Box<JobSpec>,
+        /// Its shards, by slot; at least one.
+        shards: Vec<ShardSpec>,
+    },
+    /// Adds a task to an own job whose first round is still open. Answers the task id as data.
+    CreateTask {
+        /// The job.
+        job_id: JobId,
+        /// The shard of the new, highest slot.
+        shard: ShardSpec,
+    },
+    /// Takes the lease of a pending task. Fails if it is taken, or if `generation` is not the task's own.
+    TakeLease {
+        /// The task.
+        task_id: TaskId,
+        /// The task's generation as the creator saw it.
+        generation: Generation,
+    },
+    /// What the holder says of its task: started, progress with a checkpoint (which renews the lease), paused,
+    /// resumed, rollback (hands it back), delegated, failed. Every transition that the state machine lacks fails.
+    UpdateTaskStatus {
+        /// The task.
+        task_id: TaskId,
+        /// The holder's generation; a stale one fails.
+        generation: Generation,
+        /// The new state; the present one to report progress alone.
+        status: TaskStatus,
+        /// Progress through the whole job in basis points (0 to 10,000).
+        progress: u32,
+        /// A newer checkpoint that another node holds.
+        checkpoint: Option<CheckpointRef>,
+        /// For `delegated`: to whom.
+        delegate: Option<NodeKey>,
+        /// For `failed` and `rollback`: why, at most 512 characters.
+        error: Option<String>,
+    },
+    /// The receipt of a round with another node's attestation.
+    SubmitReceipt {
+        /// A signed [`crate::types::Receipt`]; its signer must hold the task.
+        receipt: Signed,
+        /// A signed [`crate::types::Attestation`] of it by another registered node.
+        attestation: Signed,
+    },
+    /// Closes a round. The first valid one wins.
+    CloseRound {
+        /// What came out.
+        outcome: Box<RoundOutcome>,
+        /// Signed [`crate::types::RoundVote`]s of the present holders of at least two thirds of the slots.
+        votes: Vec<Signed>,
+    },
+    /// Ends an own job that is open: its tasks fail with `cancelled`, what is left of the escrow goes back.
+    CancelJob {
+        /// The job.
+        job_id: JobId,
+    },
+    /// Pauses or resumes an own job: no new lease is given while it is paused.
+    PauseJob {
+        /// The job.
+        job_id: JobId,
+        /// True to pause.
+        paused: bool,
+    },
+    /// Registers a model.
+    RegisterModel {
+        /// Its name, at most 64 characters.
+        name: String,
+        /// Its version, at most 64 characters.
+        version: String,
+        /// Its content.
+        cid: ContentId,
+        /// At most 16 short entries.
+        metadata: BTreeMap<String, String>,
+    },
+    /// What an inference node answered since its last report, in one batch.
+    ReportInference {
+        /// The job whose model it served.
+        job_id: JobId,
+        /// Requests answered.
+        answered: u64,
+        /// Requests that failed.
+        failed: u64,
+        /// The job's round whose model it served.
+        round: Round,
+    },
+}
+
+/// Result codes of a transaction. 0 is success; the text beside the code says more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Code {
+    /// Done.
+    Ok = 0,
+    /// Not decodable, or over a limit.
+    Malformed = 1,
+    /// The signature or an inner one is wrong.
+    Signature = 2,
+    /// For another ledger.
+    ChainId = 3,
+    /// Not the creator's next nonce; the text names the expected one.
+    Nonce = 4,
+    /// The node, job, task or model does not exist.
+    NotFound = 5,
+    /// The creator may not do that.
+    Unauthorized = 6,
+    /// The generation or round is not the present one.
+    Stale = 7,
+    /// The state machine has no such transition, or it is taken.
+    Conflict = 8,
+    /// Not enough balance.
+    Funds = 9,
+    /// A field is out of its range.
+    Invalid = 10,
+}
+
+/// The path of each query, and what its `data` and answer are. CBOR both ways.
+pub mod query {
+    /// data: [`crate::types::NodeKey`]; answer: `Option<records::Node>`.
+    pub const GET_NODE: &str = "/atlas.compute.Query/GetNode";
+    /// data: empty; answer: `Vec<records::Node>`.
+    pub const LIST_NODES: &str = "/atlas.compute.Query/ListNodes";
+    /// data: [`crate::types::JobId`]; answer: `Option<records::Job>`.
+    pub const GET_JOB: &str = "/atlas.training.Query/GetJob";
+    /// data: empty; answer: `Vec<records::Job>`.
+    pub const LIST_JOBS: &str = "/atlas.training.Query/ListJobs";
+    /// data: [`crate::types::TaskId`]; answer: `Option<records::Task>`.
+    pub const GET_TASK: &str = "/atlas.training.Query/GetTask";
+    /// data: [`crate::types::JobId`]; answer: `Vec<records::Task>`.
+    pub const GET_TASKS_BY_JOB: &str = "/atlas.training.Query/GetTasksByJob";
+    /// data: model id; answer: `Option<records::Model>`.
+    pub const GET_MODEL: &str = "/atlas.model.Query/GetModel";
+    /// data: empty; answer: `Vec<records::Model>`.
+    pub const LIST_MODELS: &str = "/atlas.model.Query/ListModels";
+    /// data: [`crate::types::NodeKey`]; answer: `records::Account`.
+    pub const GET_ACCOUNT: &str = "/atlas.ledger.Query/GetAccount";
+    /// data: u64, a height; answer: [`super::super::records::Changes`], everything changed after that height.
+    /// This is what a node's view of the ledger is kept current with.
+    pub const CHANGES: &str = "/atlas.ledger.Query/Changes";
+}

@@ -1,0 +1,10 @@
+//! Atlas node: the compute node of the Atlas network.
+
+pub mod chain;
+pub mod clock;
+pub mod codec;
+pub mod gossip;
+pub mod identity;
+pub mod protocol;
+pub mod store;
+pub mod types;

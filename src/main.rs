@@ -1,0 +1,3 @@
+//! The `atlas-node` program.
+
+fn main() {}

@@ -1,0 +1,95 @@
+//! Frames: a 4-byte big-endian length, then that many bytes. Never read past a limit, never copied on the way out.
+
+use std::{io, marker::PhantomData};
+
+use bytes::Bytes;
+use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use libp2p::{StreamProtocol, request_response};
+
+use super::{Message, State};
+
+/// Reads and writes the messages of one protocol.
+pub struct Codec<S>(PhantomData<fn() -> S>);
+
+impl<S> Default for Codec<S> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<S> Clone for Codec<S> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl<S: State> request_response::Codec for Codec<S> {
+    type Protocol = StreamProtocol;
+    type Request = S::Request;
+    type Response = S::Response;
+
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<S::Request>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read(io).await
+    }
+
+    async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<S::Response>
+    where
+        T: AsyncRead + Unpin + Send,
+    {
+        read(io).await
+    }
+
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: S::Request) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, request).await
+    }
+
+    async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: S::Response) -> io::Result<()>
+    where
+        T: AsyncWrite + Unpin + Send,
+    {
+        write(io, response).await
+    }
+}
+
+async fn read<M: Message, T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<M> {
+    let mut head = [0; 4];
+    io.read_exact(&mut head).await?;
+    let length = u32::from_be_bytes(head) as usize;
+    if length > M::LIMIT {
+        let limit = M::LIMIT;
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a message of {length} bytes is over the limit of {limit}"),
+        ));
+    }
+    // Grows as bytes arrive: a peer that announces much and sends little costs little.
+    let mut body = Vec::with_capacity(length.min(64 * 1024));
+    let read = io.take(length as u64).read_to_end(&mut body).await?;
+    if read < length {
+        return Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            format!("the message ended after {read} of {length} bytes"),
+        ));
+    }
+    M::decode(Bytes::from(body)).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+async fn write<M: Message, T: AsyncWrite + Unpin + Send>(io: &mut T, message: M) -> io::Result<()> {
+    let segments = message.encode();
+    let length: usize = segments.iter().map(Bytes::len).sum();
+    let limit = M::LIMIT;
+    let head = u32::try_from(length).ok().filter(|_| length <= limit).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("a message of {length} bytes is over the limit of {limit}"))
+    })?;
+    io.write_all(&head.to_be_bytes()).await?;
+    for segment in segments {
+        io.write_all(&segment).await?;
+    }
+    io.close().await
+}

@@ -1,0 +1,132 @@
+//! What the four protocol modules have in common: a pure state that talks request and response.
+//!
+//! `executor`, `health`, `proof` and `shard` each implement [`State`]; [`behaviour::Behaviour`] is the one
+//! libp2p shim around any of them. It holds no policy: it carries messages and a timer.
+
+pub mod behaviour;
+mod frame;
+
+use bytes::Bytes;
+use libp2p::PeerId;
+
+use crate::types::Time;
+
+/// A message on the wire.
+pub trait Message: Sized + Send + std::fmt::Debug + 'static {
+    /// The longest encoding in bytes; a longer frame is refused before it is read.
+    const LIMIT: usize;
+
+    /// The encoding, as segments written one after the other, so that a block is never copied behind a header.
+    fn encode(self) -> Vec<Bytes>;
+
+    /// Reads exactly one message. May keep slices of `bytes`.
+    fn decode(bytes: Bytes) -> Result<Self, DecodeError>;
+}
+
+/// Bytes that are no message of their protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct DecodeError {
+    /// What is wrong, for the log.
+    pub reason: String,
+}
+
+impl From<crate::codec::Error> for DecodeError {
+    fn from(error: crate::codec::Error) -> Self {
+        Self { reason: error.to_string() }
+    }
+}
+
+/// Names a request that this node made; unique within the state that made it. The answer repeats it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Names a request that a peer made; the answer goes back through it, at most once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResponseToken(pub u64);
+
+/// Why a request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The peer could not be reached.
+    #[error("the peer could not be reached")]
+    Unreachable,
+    /// The connection closed before the answer came.
+    #[error("the connection closed before the answer")]
+    Closed,
+    /// No answer within the protocol's time limit.
+    #[error("no answer in time")]
+    Timeout,
+    /// The peer does not speak this protocol.
+    #[error("the peer does not speak this protocol")]
+    Unsupported,
+    /// The answer was no message of the protocol, or over its limit.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// What a state wants done.
+#[derive(Debug)]
+pub enum Action<S: State> {
+    /// Send `request` to `peer`; exactly one [`State::on_response`] with this id follows.
+    Request {
+        /// To whom.
+        peer: PeerId,
+        /// Repeated by the answer.
+        id: RequestId,
+        /// What.
+        request: S::Request,
+    },
+    /// Answer the request behind `token`. A token whose peer is gone is silently dropped.
+    Respond {
+        /// Which request.
+        token: ResponseToken,
+        /// The answer.
+        response: S::Response,
+    },
+    /// Tell the coordinator.
+    Event(S::Event),
+}
+
+/// A protocol's decisions. No IO, no clock, no chance, no unordered iteration.
+pub trait State: std::fmt::Debug + Send + Sized + 'static {
+    /// Requests of the protocol, both ways.
+    type Request: Message;
+    /// Answers of the protocol, both ways.
+    type Response: Message;
+    /// What the coordinator tells this state.
+    type Input: std::fmt::Debug + Send;
+    /// What this state tells the coordinator.
+    type Event: std::fmt::Debug + Send;
+
+    /// The protocol id, for example `/atlas/task/1`.
+    const PROTOCOL: &'static str;
+    /// A request without an answer for this many milliseconds fails with [`SendError::Timeout`].
+    const TIMEOUT_MILLIS: u64;
+    /// Inbound plus outbound streams at once on a connection; a further one waits (ours) or is refused (theirs).
+    const MAX_STREAMS: usize;
+
+    /// The coordinator says something.
+    fn handle(&mut self, input: Self::Input, now: Time);
+
+    /// A peer asks something. Must sooner or later answer `token`.
+    fn on_request(&mut self, peer: PeerId, token: ResponseToken, request: Self::Request, now: Time);
+
+    /// A request of ours has its answer or will never have one.
+    fn on_response(&mut self, peer: PeerId, id: RequestId, result: Result<Self::Response, SendError>, now: Time);
+
+    /// The first connection to `peer` opened.
+    fn on_connected(&mut self, _peer: PeerId, _now: Time) {}
+
+    /// The last connection to `peer` closed.
+    fn on_disconnected(&mut self, _peer: PeerId, _now: Time) {}
+
+    /// The time named by [`State::poll_timeout`] has come.
+    fn on_timeout(&mut self, now: Time);
+
+    /// The next thing to do, in order; `None` when there is nothing left.
+    fn poll_action(&mut self) -> Option<Action<Self>>;
+
+    /// When [`State::on_timeout`] is wanted next.
+    fn poll_timeout(&self) -> Option<Time>;
+}

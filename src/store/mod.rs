@@ -1,0 +1,36 @@
+//! What edges need of content, behind a trait, so that a test can stand in for the disk.
+
+use std::{io, path::Path};
+
+use crate::types::ContentId;
+
+/// Whole files and directories by CID. Calls block; run them off the event loop.
+///
+/// Implemented by `shard::Files` over the block store. Everything read is verified against its name.
+pub trait Files: Send + Sync + 'static {
+    /// Stores `bytes` as a UnixFS file (`unixfs-v1-2025`: CIDv1, sha2-256, raw leaves, 1 MiB chunks).
+    fn import_bytes(&self, bytes: &[u8]) -> io::Result<ContentId>;
+
+    /// Stores the file or directory at `path`. Symbolic links and special files are an error. Memory does not grow with size.
+    fn import_path(&self, path: &Path) -> io::Result<Imported>;
+
+    /// Reads a whole file of at most `limit` bytes; a longer one is an error before it is read.
+    fn read(&self, cid: &ContentId, limit: usize) -> io::Result<Vec<u8>>;
+
+    /// Writes the file or directory to `to`, which must not exist. Names that could leave `to` are an error.
+    fn export(&self, cid: &ContentId, to: &Path) -> io::Result<()>;
+
+    /// The CIDs of the entries of a directory, by name.
+    fn list(&self, cid: &ContentId) -> io::Result<Vec<(String, ContentId)>>;
+}
+
+/// What an import made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The root.
+    pub cid: ContentId,
+    /// Bytes of the files themselves.
+    pub size: u64,
+    /// Regular files.
+    pub files: u64,
+}

@@ -1,0 +1,55 @@
+//! The checkpoint: enough to continue a task on another node.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ContentId, Digest, Generation, NodeKey, Round, SignedObject, Step, TaskId, Time};
+
+/// Older checkpoints are refused (origin: "at most 7 days old").
+pub const CHECKPOINT_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What the ledger remembers of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CheckpointRef {
+    /// CID of the signed manifest (one raw block that holds a [`super::Signed`] [`CheckpointManifest`]).
+    pub cid: ContentId,
+    /// The round it belongs to.
+    pub round: Round,
+    /// Steps done inside that round.
+    pub step: Step,
+}
+
+/// The signed manifest of a checkpoint. (Origin: task_id epoch iteration cid timestamp signature; `epoch` is
+/// the round, `iteration` the step.)
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CheckpointManifest {
+    /// The task.
+    pub task: TaskId,
+    /// The generation that wrote it.
+    pub generation: Generation,
+    /// The round.
+    pub epoch: Round,
+    /// Steps done inside the round.
+    pub iteration: Step,
+    /// The node that wrote it; must be the signer.
+    pub node: NodeKey,
+    /// CID of the directory: `model.safetensors`, `optim.safetensors` if the script has one, `state.json`.
+    pub cid: ContentId,
+    /// Bytes of that directory's files.
+    pub size: u64,
+    /// `state_root` of proof.md over the checkpoint's tensors.
+    pub state_root: Digest,
+    /// `params_root` over the optimizer tensors; zero digest if there are none.
+    pub opt_root: Digest,
+    /// State roots of the round so far: its start, each earlier checkpoint, this one. Whoever continues from here
+    /// needs them for the receipt's trace. At most 256.
+    pub trace: Vec<Digest>,
+    /// When it was written.
+    pub timestamp: Time,
+}
+
+impl SignedObject for CheckpointManifest {
+    const DOMAIN: &'static str = "atlas/checkpoint/v1";
+    const LIMIT: usize = 16 * 1024;
+}

@@ -1,0 +1,30 @@
+//! Values that two or more modules share: identifiers, times, records and signed objects.
+//!
+//! Everything here is plain data. Nothing here reads a clock, a file or a socket, and nothing decides
+//! anything: a value that needs a decision belongs to the module that makes it.
+
+mod beat;
+mod checkpoint;
+mod ids;
+mod job;
+mod receipt;
+mod resources;
+mod round;
+mod signed;
+mod time;
+
+pub use beat::{Beat, Load};
+pub use checkpoint::{CHECKPOINT_MAX_AGE, CheckpointManifest, CheckpointRef};
+pub use ids::{
+    AssignmentId, ContentId, Digest, Generation, JobId, LedgerId, NodeKey, ParseIdError, Round, SignatureBytes, Slot,
+    Step, TaskId,
+};
+pub use job::{
+    AggregationRule, JobSpec, JobStatus, NodeStatus, OuterStep, OutputKind, Quorum, Settle, ShardSpec, TaskStatus,
+    TaskType, UpdateCodec,
+};
+pub use receipt::{Attestation, Metrics, Receipt};
+pub use resources::Resources;
+pub use round::{AppliedSlot, RoundOutcome, RoundVote};
+pub use signed::{Signed, SignedError, SignedObject};
+pub use time::Time;

@@ -1,0 +1,82 @@
+//! Signatures over exact bytes.
+//!
+//! A signature covers `domain ‖ 0x00 ‖ body` where `body` is the bytes as they were received. It is never
+//! computed over a re-encoding, so that two encoders that differ can't disagree about who said what, and the
+//! domain keeps a signature for one kind of object from being read as another.
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{Digest, NodeKey, SignatureBytes};
+use crate::codec;
+
+/// A kind of object that nodes sign.
+pub trait SignedObject: Serialize + DeserializeOwned {
+    /// Names the kind, for example `atlas/receipt/v1`. Unique to it.
+    const DOMAIN: &'static str;
+    /// The longest encoding accepted, in bytes.
+    const LIMIT: usize;
+}
+
+/// An encoded object with its signer and signature.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Signed {
+    /// The CBOR encoding that was signed.
+    #[serde(with = "serde_bytes")]
+    pub body: Vec<u8>,
+    /// Who signed.
+    pub signer: NodeKey,
+    /// Ed25519 over `domain ‖ 0x00 ‖ body`.
+    pub signature: SignatureBytes,
+}
+
+/// Why a signed object was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SignedError {
+    /// The body is longer than this kind of object may be.
+    #[error("a signed object of {length} bytes is over the limit of {limit}")]
+    TooLong {
+        /// Bytes received.
+        length: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// The signer is not a valid Ed25519 public key.
+    #[error("the signer is not an Ed25519 public key")]
+    Signer,
+    /// The signature does not match the bytes.
+    #[error("the signature does not match the bytes and the signer")]
+    Signature,
+    /// The signature is right but the bytes are not such an object.
+    #[error("the signed bytes are not such an object")]
+    Body(#[source] codec::Error),
+}
+
+impl Signed {
+    /// Encodes and signs `object`.
+    pub fn seal<T: SignedObject>(key: &SigningKey, object: &T) -> Self {
+        let body = codec::encode(object);
+        let signature = SignatureBytes(key.sign(&signed_bytes::<T>(&body)).to_bytes());
+        Self { body, signer: NodeKey(key.verifying_key().to_bytes()), signature }
+    }
+
+    /// Checks the signature strictly (no weak keys, no malleable encodings), then decodes.
+    pub fn open<T: SignedObject>(&self) -> Result<T, SignedError> {
+        if self.body.len() > T::LIMIT {
+            return Err(SignedError::TooLong { length: self.body.len(), limit: T::LIMIT });
+        }
+        let key = VerifyingKey::from_bytes(&self.signer.0).map_err(|_| SignedError::Signer)?;
+        let signature = Signature::from_bytes(&self.signature.0);
+        key.verify_strict(&signed_bytes::<T>(&self.body), &signature).map_err(|_| SignedError::Signature)?;
+        codec::decode(&self.body, T::LIMIT).map_err(SignedError::Body)
+    }
+
+    /// SHA-256 of the body: the name of the object, whoever signed it.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.body)
+    }
+}
+
+fn signed_bytes<T: SignedObject>(body: &[u8]) -> Vec<u8> {
+    [T::DOMAIN.as_bytes(), &[0], body].concat()
+}
