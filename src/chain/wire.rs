@@ -173,11 +173,11 @@ pub enum Code {
 pub mod query {
     /// data: [`crate::types::NodeKey`]; answer: `Option<records::Node>`.
     pub const GET_NODE: &str = "/atlas.compute.Query/GetNode";
-    /// data: empty; answer: `Vec<records::Node>`.
+    /// data: empty, or the last node key seen; answer: `Vec<records::Node>`, at most 1,000, by key.
     pub const LIST_NODES: &str = "/atlas.compute.Query/ListNodes";
     /// data: [`crate::types::JobId`]; answer: `Option<records::Job>`.
     pub const GET_JOB: &str = "/atlas.training.Query/GetJob";
-    /// data: empty; answer: `Vec<records::Job>`.
+    /// data: empty, or the last job id seen; answer: `Vec<records::Job>`, at most 1,000, by id.
     pub const LIST_JOBS: &str = "/atlas.training.Query/ListJobs";
     /// data: [`crate::types::TaskId`]; answer: `Option<records::Task>`.
     pub const GET_TASK: &str = "/atlas.training.Query/GetTask";
@@ -185,11 +185,13 @@ pub mod query {
     pub const GET_TASKS_BY_JOB: &str = "/atlas.training.Query/GetTasksByJob";
     /// data: model id; answer: `Option<records::Model>`.
     pub const GET_MODEL: &str = "/atlas.model.Query/GetModel";
-    /// data: empty; answer: `Vec<records::Model>`.
+    /// data: empty, or the last model id seen; answer: `Vec<records::Model>`, at most 1,000, by id.
     pub const LIST_MODELS: &str = "/atlas.model.Query/ListModels";
     /// data: [`crate::types::NodeKey`]; answer: `records::Account`.
     pub const GET_ACCOUNT: &str = "/atlas.ledger.Query/GetAccount";
     /// data: u64, a height; answer: [`super::super::records::Changes`], everything changed after that height.
     /// This is what a node's view of the ledger is kept current with.
     pub const CHANGES: &str = "/atlas.ledger.Query/Changes";
+    /// data: `ledger::Key`; answer: `ledger::Proof`, which holds against the app hash of the last block.
+    pub const PROVE: &str = "/atlas.ledger.Query/Prove";
 }

@@ -95,7 +95,9 @@ impl Default for Parameters {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenesisError {
     /// The chain id is empty, too long or not printable ASCII.
-    #[error("chain id `{0}` must have 1 to {MAX_CHAIN_ID} printable ASCII characters without spaces; change `chain_id`")]
+    #[error(
+        "chain id `{0}` must have 1 to {MAX_CHAIN_ID} printable ASCII characters without spaces; change `chain_id`"
+    )]
     ChainId(String),
     /// The balances overflow.
     #[error("the balances under `accounts` add up to more than {}", u64::MAX)]
@@ -124,9 +126,6 @@ impl Genesis {
         if let Some((_, name)) = never_zero.into_iter().find(|(value, _)| *value == 0) {
             return Err(GenesisError::Zero(name));
         }
-        self.accounts
-            .values()
-            .try_fold(0_u64, |sum, balance| sum.checked_add(*balance))
-            .ok_or(GenesisError::Supply)
+        self.accounts.values().try_fold(0_u64, |sum, balance| sum.checked_add(*balance)).ok_or(GenesisError::Supply)
     }
 }

@@ -1,10 +1,50 @@
 //! The ledger state machine: what all nodes agree on, as a pure function of genesis and blocks.
+//!
+//! It decides who holds which task, which receipts and rounds count, who is online and what is paid. It never reads a
+//! clock (block time comes with the block), never touches a disk or a socket, knows no floats and no chance: two
+//! ledgers with equal genesis and equal blocks are equal to the byte, and their app hashes prove it.
+//!
+//! A message is a function in the file of what it is about ([`nodes`], [`jobs`], [`tasks`], [`receipts`], [`rounds`],
+//! [`models`]); [`transaction`] leads to it and undoes what a failed one wrote; [`block`] adds what time alone brings
+//! about; [`money`] is the only file that moves any. All records lie in [`state`]; [`authenticated`] hashes them,
+//! [`changes`] and [`query`] read them, [`snapshot`] keeps them.
+//!
+//! What holds after every block:
+//! - balances, escrow and waiting payouts add up to the supply, which only the faucet raises;
+//! - a task has at most one holder, and its generation grows whenever one comes or goes;
+//! - a slot's update counts at most once a round, and only with an accepted receipt that another node attested;
+//! - a job that is open has a deadline, and a held task without a receipt has a time at which it lapses.
 
+mod authenticated;
+mod block;
+mod changes;
+mod entries;
 mod genesis;
+mod index;
+mod jobs;
+mod models;
+mod money;
+mod nodes;
+mod query;
+mod receipts;
+mod refusal;
+mod rounds;
+mod snapshot;
+mod state;
+mod tasks;
+mod transaction;
 
+pub use authenticated::Proof;
+pub use entries::{Clock, Inference, Key, NodeClock, Payout, TaskClock};
 pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters};
+pub use snapshot::MAX_SNAPSHOT;
+
+use std::fmt;
 
 use crate::types::{Digest, Time};
+use authenticated::Tree;
+use changes::Changed;
+use state::State;
 
 /// What became of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +66,17 @@ pub struct Event {
     pub kind: String,
     /// Its attributes, in a fixed order.
     pub attributes: Vec<(String, String)>,
+}
+
+impl Event {
+    fn new(kind: &str) -> Self {
+        Self { kind: kind.to_owned(), attributes: Vec::new() }
+    }
+
+    fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.attributes.push((name.to_owned(), value.to_string()));
+        self
+    }
 }
 
 /// What a block did.
@@ -82,6 +133,9 @@ pub enum SnapshotError {
         /// What it holds.
         computed: Digest,
     },
+    /// A record stands under the key of another.
+    #[error("the snapshot has another kind of record under {0}")]
+    Misplaced(String),
     /// It lacks a record that every ledger has.
     #[error("the snapshot lacks its {0} record")]
     Missing(&'static str),
@@ -89,64 +143,106 @@ pub enum SnapshotError {
 
 /// A ledger at one height.
 pub struct Ledger {
-    genesis: Genesis,
+    state: State,
+    tree: Tree,
+    changed: Changed,
 }
 
 impl Ledger {
     /// The ledger at height 0.
     pub fn new(genesis: Genesis) -> Result<Self, GenesisError> {
-        genesis.check()?;
-        Ok(Self { genesis })
+        let supply = genesis.check()?;
+        let clock = Clock { height: 0, time: genesis.time, live: 0, supply };
+        let balances = genesis.accounts.clone();
+        let mut state = State::new(genesis, clock);
+        balances.iter().for_each(|(account, balance)| money::credit(&mut state, account, *balance));
+        let mut ledger = Self { state, tree: Tree::new(), changed: Changed::default() };
+        ledger.commit();
+        Ok(ledger)
+    }
+
+    /// What it began from.
+    pub fn genesis(&self) -> &Genesis {
+        self.state.genesis()
     }
 
     /// Blocks applied so far.
     pub fn height(&self) -> u64 {
-        0
+        self.state.clock().height
     }
 
     /// Time of the last block, or of the genesis.
     pub fn time(&self) -> Time {
-        self.genesis.time
+        self.state.clock().time
     }
 
-    /// Root of the authenticated map of all records.
+    /// Root of the authenticated map of all records. It changes with every block, because the clock is a record.
     pub fn app_hash(&self) -> Digest {
-        Digest([0; 32])
+        self.tree.root()
     }
 
     /// The name of this ledger.
     pub fn chain_id(&self) -> &str {
-        &self.genesis.chain_id
+        &self.state.genesis().chain_id
     }
 
     /// Whether a transaction may wait for a block: its size, signature, chain id, and a nonce that is not used yet.
-    pub fn check(&self, _transaction: &[u8]) -> TransactionResult {
-        TransactionResult { code: super::wire::Code::Malformed as u32, ..TransactionResult::default() }
+    pub fn check(&self, transaction: &[u8]) -> TransactionResult {
+        transaction::check(&self.state, transaction)
     }
 
-    /// Applies the next block. Exactly one result a transaction, whatever its bytes are.
+    /// Applies the next block: its transactions in order, then what time alone brings about. Exactly one result a
+    /// transaction, whatever its bytes are. A `time` before the last block's counts as the last block's.
     pub fn apply_block(&mut self, time: Time, transactions: &[Vec<u8>]) -> BlockResult {
-        let results = transactions.iter().map(|transaction| self.check(transaction)).collect();
-        BlockResult { height: self.height(), time, app_hash: self.app_hash(), results, events: Vec::new() }
+        block::apply(self, time, transactions)
     }
 
     /// Answers a query of [`super::wire::query`] from the last block's state.
-    pub fn query(&self, path: &str, _data: &[u8]) -> Result<Vec<u8>, QueryError> {
-        Err(QueryError::Path(path.to_owned()))
+    pub fn query(&self, path: &str, data: &[u8]) -> Result<Vec<u8>, QueryError> {
+        query::answer(self, path, data)
+    }
+
+    /// Proves to anyone who knows the app hash what the record under `key` is, or that there is none.
+    pub fn prove(&self, key: &Key) -> Proof {
+        let value = self.state.get(key).map(entries::Entry::to_bytes);
+        self.tree.prove(key, value).expect("the genesis has been committed")
     }
 
     /// Everything, for [`Ledger::restore`].
     pub fn snapshot(&self) -> Vec<u8> {
-        Vec::new()
+        snapshot::write(self)
     }
 
     /// The ledger that gave this snapshot. Its app hash is computed anew and compared.
-    pub fn restore(_bytes: &[u8]) -> Result<Self, SnapshotError> {
-        Err(SnapshotError::Missing("genesis"))
+    pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        snapshot::read(bytes)
     }
 
     /// Whether time alone can change something soon. An embedded ledger makes a block a second while it is true.
     pub fn has_open_work(&self) -> bool {
-        false
+        block::has_open_work(&self.state)
+    }
+
+    /// Brings tree and index of changes up to the records.
+    fn commit(&mut self) {
+        let height = self.height();
+        let mut writes = Vec::new();
+        for key in self.state.take_changed() {
+            let value = self.state.get(&key).map(entries::Entry::to_bytes);
+            match &value {
+                Some(value) => self.changed.set(key.clone(), height, value.len()),
+                // Made and removed within the block.
+                None if !self.changed.contains(&key) => continue,
+                None => self.changed.remove(&key),
+            }
+            writes.push((key, value));
+        }
+        self.tree.update(writes);
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ledger({} at height {}, {})", self.chain_id(), self.height(), self.app_hash())
     }
 }
