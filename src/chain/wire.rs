@@ -48,6 +48,7 @@ pub enum Message {
         attributes: BTreeMap<String, String>,
     },
     /// One or more heartbeats, each signed by its node ([`crate::types::Beat`]); the creator need not be one of them.
+    /// A bad one does not spoil the others: it fails only if none is taken. Answers how many were (`u32`) as data.
     UpdateHeartbeat {
         /// At most [`MAX_BEATS`].
         beats: Vec<Signed>,
@@ -66,7 +67,8 @@ pub enum Message {
         /// The shard of the new, highest slot.
         shard: ShardSpec,
     },
-    /// Takes the lease of a pending task. Fails if it is taken, or if `generation` is not the task's own.
+    /// Takes the lease of a pending task, or of one that is delegated to the creator. Fails if it is taken, or if
+    /// `generation` is not the task's own. Answers the lease's generation, which is one more, as data.
     TakeLease {
         /// The task.
         task_id: TaskId,
@@ -75,6 +77,8 @@ pub enum Message {
     },
     /// What the holder says of its task: started, progress with a checkpoint (which renews the lease), paused,
     /// resumed, rollback (hands it back), delegated, failed. Every transition that the state machine lacks fails.
+    /// A task that is reported as failed goes to another node like a rollback, and fails, and its job with it, when
+    /// that has happened `task_failures` times without an applied round in between.
     UpdateTaskStatus {
         /// The task.
         task_id: TaskId,
@@ -110,14 +114,14 @@ pub enum Message {
         /// The job.
         job_id: JobId,
     },
-    /// Pauses or resumes an own job: no new lease is given while it is paused.
+    /// Pauses or resumes an own job: while it is paused no new lease is given, and none lapses by lack of progress.
     PauseJob {
         /// The job.
         job_id: JobId,
         /// True to pause.
         paused: bool,
     },
-    /// Registers a model.
+    /// Registers a model under `{name}:{version}`, once; `name` has no colon. Answers that id as data.
     RegisterModel {
         /// Its name, at most 64 characters.
         name: String,

@@ -46,7 +46,7 @@ fn end_silent(state: &mut State) {
 /// payout waits for its height, or a node has been silent for a third of the limit and may be gone. An idle ledger
 /// whose nodes beat needs no blocks but those that carry the beats.
 pub(super) fn has_open_work(state: &State) -> bool {
-    let waiting = state.index().next_deadline().is_some() || !state.due_payouts(u64::MAX).is_empty();
+    let waiting = state.index().next_deadline().is_some() || state.has_payouts();
     waiting || a_node_is_silent(state)
 }
 
@@ -57,4 +57,43 @@ fn a_node_is_silent(state: &State) -> bool {
         let silence = state.clock().time.as_millis().saturating_sub(node.last_heartbeat.as_millis());
         silence >= tolerated
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{World, spec};
+    use crate::types::{Quorum, Time};
+
+    #[test]
+    fn block_time_never_goes_back() {
+        let mut world = World::of_nodes(1);
+        let time = world.ledger.time();
+        let result = world.ledger.apply_block(Time::ZERO, &[]);
+        assert_eq!((result.time, world.ledger.time()), (time, time));
+    }
+
+    #[test]
+    fn time_needs_blocks_while_a_job_is_open_or_a_node_is_silent() {
+        let mut world = World::of_nodes(2);
+        assert!(!world.ledger.has_open_work());
+        world.pass(29, &[1]);
+        assert!(!world.ledger.has_open_work());
+        world.pass(2, &[1]);
+        assert!(world.ledger.has_open_work(), "node 2 missed a beat");
+        world.pass(62, &[1]);
+        assert!(!world.ledger.has_open_work(), "node 2 is offline");
+        let job = world.submit(1, spec(1, Quorum::All), 1);
+        assert!(world.ledger.has_open_work());
+        world.ok(1, crate::chain::wire::Message::CancelJob { job_id: job });
+        assert!(!world.ledger.has_open_work());
+    }
+
+    #[test]
+    fn garbage_gets_a_result_each_and_stops_nothing() {
+        let mut world = World::of_nodes(1);
+        let results = world.block(1, &[vec![], vec![0xff; 9], vec![0; 600 * 1024]]).results;
+        assert!(results.iter().all(|result| result.code == 1 && !result.log.is_empty()));
+        assert!(world.ledger.query("/nothing", &[]).is_err());
+        assert!(world.ledger.query(crate::chain::wire::query::GET_JOB, &[1]).is_err());
+    }
 }

@@ -114,3 +114,84 @@ fn add(page: &mut Changes, entry: &Entry) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::testing::{CHAIN, World, id, register_message, spec};
+    use crate::{
+        chain::{
+            records::{Node, Task},
+            wire::{Transaction, query},
+        },
+        codec,
+        identity::Keypair,
+        types::{Digest, JobSpec, NodeKey, Quorum, TaskId},
+    };
+
+    #[test]
+    fn a_view_fed_with_changes_equals_the_ledger() {
+        let mut world = World::in_a_round();
+        let mut nodes = BTreeMap::<NodeKey, Node>::new();
+        let mut tasks = BTreeMap::<TaskId, Task>::new();
+        let mut height = 0;
+        for voters in [[2, 1], [1, 2]] {
+            let changes = world.changes(height);
+            assert_eq!((changes.height, changes.more), (world.ledger.height(), false));
+            assert_eq!(changes.app_hash, world.ledger.app_hash());
+            height = changes.height;
+            nodes.extend(changes.nodes.into_iter().map(|node| (node.id, node)));
+            tasks.extend(changes.tasks.into_iter().map(|task| (task.id, task)));
+            let job = tasks.keys().next().unwrap().job;
+            assert_eq!(tasks.values().cloned().collect::<Vec<_>>(), world.tasks(job));
+            assert_eq!(nodes[&id(3)], world.node(3));
+            if world.job(job).round == 0 {
+                world.close(job, &voters);
+            }
+        }
+        let changes = world.changes(height);
+        assert!(changes.nodes.is_empty() && changes.tasks.is_empty() && changes.jobs.is_empty());
+        assert!(world.changes(u64::MAX).tasks.is_empty());
+    }
+
+    #[test]
+    fn a_long_absence_is_made_up_in_pages_without_loss() {
+        let mut world = World::new();
+        world.ok(1, register_message());
+        // 600 nodes in one block, and 2,100 tasks in three.
+        let register = |index: u32| {
+            let key = Keypair::from_secret(&Digest::of(&index.to_be_bytes()).0);
+            codec::encode(&key.seal(&Transaction { chain_id: CHAIN.to_owned(), nonce: 0, message: register_message() }))
+        };
+        let nodes: Vec<Vec<u8>> = (0..600).map(register).collect();
+        world.block(100, &nodes);
+        let free = || JobSpec { budget: 0, ..spec(1, Quorum::All) };
+        for _ in 0..3 {
+            world.submit(1, free(), 700);
+        }
+        let (mut height, mut tasks, mut seen, mut pages) = (0, 0, 0, 0);
+        loop {
+            let page = world.changes(height);
+            assert!(page.tasks.len() <= 1_000 && page.height > height);
+            (height, tasks, seen, pages) = (page.height, tasks + page.tasks.len(), seen + page.nodes.len(), pages + 1);
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!((height, tasks, seen), (world.ledger.height(), 2_100, 601));
+        assert!(pages >= 3);
+        let mut listed = 0;
+        let mut after = Vec::new();
+        loop {
+            let page: Vec<Node> =
+                codec::decode(&world.ledger.query(query::LIST_NODES, &after).unwrap(), usize::MAX).unwrap();
+            listed += page.len();
+            match page.last() {
+                Some(last) => after = codec::encode(&last.id),
+                None => break,
+            }
+        }
+        assert_eq!(listed, 601);
+    }
+}

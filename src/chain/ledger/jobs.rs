@@ -241,3 +241,113 @@ pub(super) fn end_overdue(state: &mut State) {
         fail(state, &job, "deadline");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{FAUCET, World, content, id, shards, spec};
+    use super::*;
+    use crate::{
+        chain::wire::{Code, Message},
+        types::{OuterStep, Quorum},
+    };
+
+    fn submission(spec: JobSpec, slots: u32) -> Message {
+        Message::SubmitJob { spec: Box::new(spec), shards: shards(slots) }
+    }
+
+    #[test]
+    fn a_submission_takes_its_budget_and_makes_a_task_for_each_shard() {
+        let mut world = World::of_nodes(1);
+        let nonce = world.account(1).nonce;
+        let job = world.submit(1, spec(3, Quorum::All), 4);
+        assert_eq!(job, JobId::derive(super::super::testing::CHAIN, &id(1), nonce));
+        assert_eq!((world.account(1).balance, world.job(job).escrow), (FAUCET - 600_000, 600_000));
+        assert!(world.tasks(job).iter().all(|task| task.status == TaskStatus::Pending && task.generation == 0));
+        assert_eq!(world.tasks(job).len(), 4);
+        assert!(world.refused(1, Code::Funds, submission(spec(3, Quorum::All), 4)).contains("400000"));
+        world.refused(9, Code::Funds, submission(spec(1, Quorum::All), 1));
+    }
+
+    #[test]
+    fn a_job_out_of_range_is_refused_by_the_name_of_the_field() {
+        let mut world = World::of_nodes(1);
+        let base = || spec(3, Quorum::All);
+        let refused = [
+            (JobSpec { name: String::new(), ..base() }, "name"),
+            (JobSpec { model_id: "x".repeat(65), ..base() }, "model_id"),
+            (JobSpec { rounds: 0, ..base() }, "rounds"),
+            (JobSpec { local_steps: 0, ..base() }, "local_steps"),
+            (JobSpec { checkpoint_every: 51, ..base() }, "checkpoint_every"),
+            (JobSpec { config: "x".repeat(MAX_CONFIG + 1), ..base() }, "config"),
+            (JobSpec { outer: OuterStep { learning_rate_micros: 0, momentum_micros: 0 }, ..base() }, "learning_rate"),
+            (
+                JobSpec { outer: OuterStep { learning_rate_micros: 1, momentum_micros: 1_000_000 }, ..base() },
+                "momentum",
+            ),
+            (JobSpec { round_limit_millis: 0, ..base() }, "round_limit"),
+            (JobSpec { deadline_millis: u64::MAX, ..base() }, "deadline"),
+            (JobSpec { copies: 65, ..base() }, "copies"),
+        ];
+        for (spec, field) in refused {
+            assert!(world.refused(1, Code::Invalid, submission(spec, 2)).contains(field));
+        }
+        assert!(world.refused(1, Code::Invalid, submission(base(), 0)).contains("shards"));
+        assert!(world.refused(1, Code::Invalid, submission(base(), 1_001)).contains("shards"));
+    }
+
+    #[test]
+    fn a_cancelled_job_fails_its_tasks_and_refunds_and_only_its_creator_may() {
+        let mut world = World::of_nodes(2);
+        let job = world.submit(1, spec(1, Quorum::All), 2);
+        world.lease(2, job, 0);
+        world.refused(2, Code::Unauthorized, Message::CancelJob { job_id: job });
+        world.ok(1, Message::CancelJob { job_id: job });
+        assert_eq!((world.account(1).balance, world.job(job).escrow), (FAUCET, 0));
+        for task in world.tasks(job) {
+            assert_eq!((task.status, task.error.as_deref()), (TaskStatus::Failed, Some("cancelled")));
+        }
+        assert_eq!(world.node(2).active_tasks, 0);
+        world.refused(1, Code::Conflict, Message::CancelJob { job_id: job });
+    }
+
+    #[test]
+    fn a_job_fails_at_its_deadline() {
+        let mut world = World::of_nodes(1);
+        let job = world.submit(1, JobSpec { deadline_millis: 10_000, ..spec(1, Quorum::All) }, 1);
+        world.block(10_000, &[]);
+        assert_eq!(world.job(job).status, JobStatus::Open);
+        world.block(1, &[]);
+        assert_eq!((world.job(job).status, world.job(job).error.as_deref()), (JobStatus::Failed, Some("deadline")));
+        assert_eq!(world.account(1).balance, FAUCET);
+    }
+
+    #[test]
+    fn a_shard_joins_an_own_job_in_round_0() {
+        let mut world = World::of_nodes(2);
+        let job = world.submit(1, spec(2, Quorum::All), 1);
+        let shard = ShardSpec { cid: content("late"), size: 1, records: 1 };
+        let grow = Message::CreateTask { job_id: job, shard };
+        world.refused(2, Code::Unauthorized, grow.clone());
+        let result = world.send(1, grow.clone());
+        assert_eq!(codec::decode::<TaskId>(&result.data, 64).unwrap(), TaskId { job, slot: 1 });
+        for slot in 0..2 {
+            world.lease(2, job, slot);
+            world.prove(2, 1, job, slot);
+        }
+        world.close(job, &[2]);
+        world.refused(1, Code::Stale, grow);
+    }
+
+    #[test]
+    fn a_creator_has_a_bounded_number_of_open_jobs() {
+        let mut world = World::of_nodes(1);
+        let free = || JobSpec { budget: 0, ..spec(1, Quorum::All) };
+        let first = world.submit(1, free(), 1);
+        for _ in 1..100 {
+            world.submit(1, free(), 1);
+        }
+        world.refused(1, Code::Conflict, submission(free(), 1));
+        world.ok(1, Message::CancelJob { job_id: first });
+        world.ok(1, submission(free(), 1));
+    }
+}

@@ -4,10 +4,10 @@
 //! clock (block time comes with the block), never touches a disk or a socket, knows no floats and no chance: two
 //! ledgers with equal genesis and equal blocks are equal to the byte, and their app hashes prove it.
 //!
-//! A message is a function in the file of what it is about ([`nodes`], [`jobs`], [`tasks`], [`receipts`], [`rounds`],
-//! [`models`]); [`transaction`] leads to it and undoes what a failed one wrote; [`block`] adds what time alone brings
-//! about; [`money`] is the only file that moves any. All records lie in [`state`]; [`authenticated`] hashes them,
-//! [`changes`] and [`query`] read them, [`snapshot`] keeps them.
+//! A message is a function in the file of what it is about (`nodes`, `jobs`, `tasks`, `receipts`, `rounds`,
+//! `models`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time alone brings
+//! about; `money` is the only file that moves any. All records lie in `state`; `authenticated` hashes them,
+//! `changes` and `query` read them, `snapshot` keeps them.
 //!
 //! What holds after every block:
 //! - balances, escrow and waiting payouts add up to the supply, which only the faucet raises;
@@ -392,7 +392,7 @@ mod tests {
             acts in proptest::collection::vec((1..5_u8, act()), 1..60),
             cut in 0..60_usize,
         ) {
-            let mut world = World::of_nodes(3);
+            let mut world = World::in_a_round();
             let mut restored: Option<Ledger> = None;
             let mut blocks: Vec<(Time, Vec<Vec<u8>>)> = Vec::new();
             let replay_from = world.ledger.snapshot();

@@ -80,3 +80,45 @@ pub(super) fn report_inference(
     );
     Ok(Vec::new())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{World, content, id, spec};
+    use super::*;
+    use crate::{
+        chain::wire::{Code, Message, query},
+        types::Quorum,
+    };
+
+    fn model(name: &str, version: &str) -> Message {
+        let metadata = BTreeMap::from([("licence".to_owned(), "MIT".to_owned())]);
+        Message::RegisterModel { name: name.to_owned(), version: version.to_owned(), cid: content("m"), metadata }
+    }
+
+    #[test]
+    fn a_model_version_is_registered_once() {
+        let mut world = World::of_nodes(2);
+        world.ok(1, model("bert", "1"));
+        world.refused(2, Code::Conflict, model("bert", "1"));
+        world.ok(2, model("bert", "2"));
+        world.refused(2, Code::Invalid, model("be:rt", "2"));
+        world.refused(2, Code::Invalid, model("", "2"));
+        let models: Vec<Model> = codec::decode(&world.ledger.query(query::LIST_MODELS, &[]).unwrap(), 10_000).unwrap();
+        assert_eq!(models.iter().map(|model| model.id.as_str()).collect::<Vec<_>>(), ["bert:1", "bert:2"]);
+        let rest: Vec<Model> = world.query(query::LIST_MODELS, &"bert:1");
+        assert_eq!(rest.len(), 1);
+    }
+
+    #[test]
+    fn answers_add_up_for_each_node_and_name_no_round_to_come() {
+        let mut world = World::of_nodes(1);
+        let job_id = world.submit(1, spec(2, Quorum::All), 1);
+        let report = |answered, round| Message::ReportInference { job_id, answered, failed: 1, round };
+        world.ok(1, report(10, 0));
+        world.ok(1, report(5, 0));
+        world.refused(1, Code::Invalid, report(5, 1));
+        world.refused(8, Code::NotFound, report(5, 0));
+        let tally = world.ledger.state.inference(job_id, id(1));
+        assert_eq!((tally.answered, tally.failed), (15, 2));
+    }
+}

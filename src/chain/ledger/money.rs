@@ -99,3 +99,47 @@ fn pay(state: &mut State, node: &NodeKey, share: u64) {
     }
     state.emit(Event::new("reward_paid").with("node_id", node).with("account", account).with("amount", share));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{FAUCET, World, id, register_message, room};
+    use crate::{
+        chain::wire::{Code, Message},
+        identity,
+        types::JobStatus,
+    };
+
+    fn pay_to(address: String) -> Message {
+        let Message::RegisterNode { node_id, listen, attributes, .. } = register_message() else { unreachable!() };
+        Message::RegisterNode { node_id, address: Some(address), resources: room(2), listen, attributes }
+    }
+
+    #[test]
+    fn rewards_go_to_a_known_address_and_otherwise_to_the_nodes_own_account() {
+        let mut world = World::in_a_round();
+        world.ok(1, pay_to(identity::address(&id(200))));
+        world.ok(2, pay_to("cosmos1abc123".to_owned()));
+        let job = world.changes(0).jobs[0].id;
+        world.close(job, &[1, 2]);
+        let (first, second) = (world.account(1).balance, world.account(2).balance);
+        world.pass(2, &[1, 2, 3]);
+        assert_eq!(world.account(200).balance, 5_000, "the audit window has not ended");
+        world.pass(1, &[1, 2, 3]);
+        assert_eq!(world.account(200).balance, 5_000 + 50_000);
+        assert_eq!((world.account(1).balance, world.account(2).balance), (first, second + 50_000));
+        assert_eq!(world.node(1).rewards, 50_000);
+    }
+
+    #[test]
+    fn what_was_earned_stays_earned_when_the_job_is_cancelled() {
+        let mut world = World::in_a_round();
+        let job = world.changes(0).jobs[0].id;
+        world.close(job, &[1, 2]);
+        world.ok(1, Message::CancelJob { job_id: job });
+        assert_eq!((world.job(job).status, world.job(job).paid), (JobStatus::Failed, 100_000));
+        world.pass(3, &[1, 2, 3]);
+        assert_eq!(world.account(1).balance, FAUCET - 100_000 + 50_000);
+        assert_eq!(world.account(2).balance, FAUCET + 50_000);
+        world.refused(1, Code::Conflict, Message::CancelJob { job_id: job });
+    }
+}

@@ -225,3 +225,145 @@ pub(super) fn basis_points(part: u64, whole: u64) -> u32 {
     let share = (u128::from(part) * u128::from(FULL)).checked_div(u128::from(whole));
     share.and_then(|share| u32::try_from(share).ok()).map_or(FULL, |share| share.min(FULL))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{FAUCET, World, id, person, register_message, room, spec};
+    use super::*;
+    use crate::{
+        chain::wire::{Code, Message},
+        types::{Quorum, TaskStatus, Time},
+    };
+
+    fn beats(beats: Vec<Signed>) -> Message {
+        Message::UpdateHeartbeat { beats }
+    }
+
+    #[test]
+    fn the_faucet_pays_once_and_a_second_registration_only_changes_the_offer() {
+        let mut world = World::of_nodes(1);
+        let Message::RegisterNode { node_id, address, listen, attributes, .. } = register_message() else {
+            unreachable!()
+        };
+        world.ok(1, Message::RegisterNode { node_id, address, resources: room(9), listen, attributes });
+        assert_eq!(world.account(1).balance, FAUCET);
+        assert_eq!((world.node(1).resources, world.node(1).reputation), (room(9), FULL));
+        let too_long = Message::RegisterNode {
+            node_id: "x".repeat(65),
+            address: None,
+            resources: room(1),
+            listen: Vec::new(),
+            attributes: BTreeMap::new(),
+        };
+        assert!(world.refused(1, Code::Invalid, too_long).contains("node_id"));
+    }
+
+    #[test]
+    fn a_silent_node_goes_offline_after_its_limit_and_its_task_returns_in_that_block() {
+        let mut world = World::of_nodes(2);
+        let job = world.submit(1, spec(1, Quorum::All), 1);
+        world.lease(2, job, 0);
+        world.pass(89, &[1]);
+        assert_eq!(world.node(2).status, NodeStatus::Online);
+        assert_eq!(world.task(job, 0).generation, 1);
+        world.now = Time::from_millis(world.now.as_millis() + 1_000);
+        let beat = world.sign(1, beats(vec![world.beat(1, false)]));
+        let block = world.block(0, &[beat]);
+        let task = world.task(job, 0);
+        assert_eq!((world.node(2).status, world.node(2).active_tasks), (NodeStatus::Offline, 0));
+        assert_eq!((task.status, task.generation, task.holder, task.reassigned), (TaskStatus::Pending, 2, None, 1));
+        let statuses: Vec<_> = block
+            .events
+            .iter()
+            .filter(|event| event.kind == "task_status_updated")
+            .map(|event| event.attributes.iter().find(|(name, _)| name == "status").unwrap().1.clone())
+            .collect();
+        assert_eq!(statuses, ["rollback", "pending"]);
+    }
+
+    #[test]
+    fn a_ledger_that_was_away_for_an_hour_declares_nobody_offline() {
+        let mut world = World::of_nodes(2);
+        let job = world.submit(1, spec(1, Quorum::All), 1);
+        world.lease(2, job, 0);
+        world.block(3_600_000, &[]);
+        assert_eq!(world.node(2).status, NodeStatus::Online);
+        assert_eq!(world.task(job, 0).status, TaskStatus::Assigned);
+    }
+
+    #[test]
+    fn a_leaving_beat_shows_at_once_and_a_later_beat_brings_the_node_back_as_recovering() {
+        let mut world = World::of_nodes(2);
+        let job = world.submit(1, spec(1, Quorum::All), 1);
+        world.lease(2, job, 0);
+        world.pass(100, &[1, 2]);
+        let leaving = beats(vec![world.beat(2, true)]);
+        world.ok(1, leaving);
+        assert_eq!(world.node(2).status, NodeStatus::Offline);
+        assert_eq!(world.task(job, 0).status, TaskStatus::Pending);
+        let lease = world.lease_message(job, 0);
+        assert!(world.refused(2, Code::Unauthorized, lease).contains("offline"));
+        world.pass(1, &[1, 2]);
+        assert_eq!(world.node(2).status, NodeStatus::Recovering);
+        world.lease(2, job, 0);
+        assert_eq!(world.node(2).status, NodeStatus::Online);
+    }
+
+    #[test]
+    fn reputation_is_uptime_and_halves_below_half() {
+        let mut world = World::of_nodes(2);
+        world.pass(100, &[1, 2]);
+        world.pass(300, &[1]);
+        world.pass(1, &[1, 2]);
+        let node = world.node(2);
+        // 100 of 401 seconds, and what a block of registration adds.
+        assert!((2_400..2_600).contains(&node.uptime), "{}", node.uptime);
+        assert_eq!(node.reputation, node.uptime / 2);
+        let job = world.submit(1, spec(1, Quorum::All), 1);
+        world.lease(2, job, 0);
+        assert_eq!(world.node(2).status, NodeStatus::Degraded);
+        assert_eq!((world.node(1).status, world.node(1).reputation), (NodeStatus::Online, FULL));
+    }
+
+    #[test]
+    fn a_beat_counts_only_if_it_is_its_own_nodes_newer_and_of_this_time() {
+        let mut world = World::of_nodes(2);
+        let good = world.beat(2, false);
+        world.ok(1, beats(vec![good.clone()]));
+        assert!(world.refused(1, Code::Stale, beats(vec![good.clone()])).contains("not newer"));
+        let beat = |node, sequence, timestamp| Beat {
+            node,
+            sequence,
+            timestamp,
+            load: crate::types::Load::default(),
+            leaving: false,
+        };
+        let forged = person(1).seal(&beat(id(2), u64::MAX, world.now));
+        world.refused(1, Code::Signature, beats(vec![forged.clone()]));
+        let hoarded = person(2).seal(&beat(id(2), u64::MAX, world.now + Duration::from_secs(3_600)));
+        assert!(world.refused(1, Code::Invalid, beats(vec![hoarded])).contains("clock"));
+        let stranger = person(7).seal(&beat(id(7), 1, world.now));
+        world.refused(1, Code::NotFound, beats(vec![stranger]));
+        let tampered = Signed { body: [good.body, vec![0]].concat(), ..good };
+        world.refused(1, Code::Signature, beats(vec![tampered]));
+        // One good beat in a bad batch is taken all the same.
+        let batch = beats(vec![forged, world.beat(1, false)]);
+        let result = world.send(2, batch);
+        assert_eq!((result.code, codec::decode::<u32>(&result.data, 9).unwrap()), (0, 1));
+    }
+
+    #[test]
+    fn a_thousand_beats_fit_into_one_transaction() {
+        let mut world = World::of_nodes(1);
+        let beat = |index: u64| {
+            let load =
+                crate::types::Load { cpu_millicores_booked: u64::MAX, memory_bytes_booked: u64::MAX, active_tasks: 9 };
+            let timestamp = world.now;
+            person(1).seal(&Beat { node: id(1), sequence: u64::MAX - 2_000 + index, timestamp, load, leaving: false })
+        };
+        let message = beats((0..1_000).map(beat).collect());
+        assert!(world.sign(1, message.clone()).len() < crate::chain::wire::MAX_TRANSACTION);
+        let result = world.send(1, message);
+        assert_eq!(codec::decode::<u32>(&result.data, 9).unwrap(), 1_000, "{}", result.log);
+    }
+}

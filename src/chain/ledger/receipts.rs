@@ -108,3 +108,100 @@ pub(super) fn count_refused(state: &mut State, context: &Context, signed: &Signe
         state.edit_task(&receipt.task, |task| task.refused_receipts = task.refused_receipts.saturating_add(1));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{World, digest, id, person, spec};
+    use super::*;
+    use crate::{
+        chain::wire::{Code, Message},
+        types::{JobId, Metrics, Quorum, TaskStatus},
+    };
+
+    fn leased() -> (World, JobId) {
+        let mut world = World::of_nodes(3);
+        let job = world.submit(1, spec(2, Quorum::All), 2);
+        world.lease(2, job, 0);
+        (world, job)
+    }
+
+    #[test]
+    fn an_attested_receipt_of_the_open_round_is_accepted_once() {
+        let (mut world, job) = leased();
+        let message = world.receipt_message(2, 3, &world.receipt(job, 0));
+        world.ok(2, message.clone());
+        let provisional = world.task(job, 0).receipt.unwrap();
+        assert_eq!((provisional.verifier, provisional.receipt.node), (id(3), id(2)));
+        assert_eq!(world.task(job, 0).checkpoint, Some(provisional.receipt.checkpoint));
+        world.refused(2, Code::Conflict, message);
+        assert_eq!(world.task(job, 0).refused_receipts, 1);
+    }
+
+    #[test]
+    fn an_old_receipt_is_refused_in_every_form() {
+        let (mut world, job) = leased();
+        let receipt = world.receipt(job, 0);
+        let message = world.receipt_message(2, 3, &receipt);
+        // By another generation of the same holder.
+        let handed_back = world.report(job, 0, TaskStatus::Rollback);
+        world.ok(2, handed_back);
+        world.refused(2, Code::Unauthorized, message.clone());
+        world.lease(2, job, 0);
+        world.refused(2, Code::Stale, message.clone());
+        // For another slot.
+        let other_slot = Receipt { task: crate::types::TaskId { job, slot: 1 }, ..receipt.clone() };
+        let other_slot = world.receipt_message(2, 3, &other_slot);
+        world.refused(2, Code::Unauthorized, other_slot);
+        // For another round.
+        let other_round = Receipt { round: 1, ..receipt };
+        let other_round = world.receipt_message(2, 3, &other_round);
+        world.refused(2, Code::Stale, other_round);
+        assert_eq!(world.task(job, 0).refused_receipts, 3);
+        // Someone else who sends it again does not raise the worker's count.
+        world.refused(3, Code::Stale, message);
+        assert_eq!(world.task(job, 0).refused_receipts, 3);
+    }
+
+    #[test]
+    fn a_receipt_from_other_inputs_is_refused() {
+        let (mut world, job) = leased();
+        let receipt = world.receipt(job, 0);
+        let refused: [(Receipt, &str); 6] = [
+            (Receipt { in_opt_root: digest("else"), ..receipt.clone() }, "in_opt_root"),
+            (Receipt { assignment: AssignmentId([0; 32]), ..receipt.clone() }, "assignment"),
+            (Receipt { segments: 0, ..receipt.clone() }, "segments"),
+            (Receipt { metrics: Metrics { iterations: 51, ..receipt.metrics }, ..receipt.clone() }, "iterations"),
+            (Receipt { metrics: Metrics { samples: 0, ..receipt.metrics }, ..receipt.clone() }, "samples"),
+            (
+                Receipt {
+                    checkpoint: crate::types::CheckpointRef { step: 51, ..receipt.checkpoint },
+                    ..receipt.clone()
+                },
+                "checkpoint",
+            ),
+        ];
+        for (receipt, word) in refused {
+            let message = world.receipt_message(2, 3, &receipt);
+            let result = world.send(2, message);
+            assert!(result.code != 0 && result.log.contains(word), "{word}: {}", result.log);
+        }
+    }
+
+    #[test]
+    fn an_attestation_must_be_of_this_receipt_by_another_registered_node() {
+        let (mut world, job) = leased();
+        let receipt = world.receipt(job, 0);
+        let own = world.receipt_message(2, 2, &receipt);
+        assert!(world.refused(2, Code::Unauthorized, own).contains("own receipt"));
+        let stranger = world.receipt_message(2, 9, &receipt);
+        world.refused(2, Code::NotFound, stranger);
+        let other = Attestation { receipt: digest("other"), verifier: id(3), timestamp: world.now };
+        let other = Message::SubmitReceipt { receipt: person(2).seal(&receipt), attestation: person(3).seal(&other) };
+        world.refused(2, Code::Invalid, other);
+        let forged = Attestation { receipt: person(2).seal(&receipt).digest(), verifier: id(3), timestamp: world.now };
+        let forged = Message::SubmitReceipt { receipt: person(2).seal(&receipt), attestation: person(2).seal(&forged) };
+        world.refused(2, Code::Signature, forged);
+        let stolen = world.receipt_message(3, 1, &receipt);
+        world.refused(3, Code::Signature, stolen);
+    }
+}

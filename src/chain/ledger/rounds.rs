@@ -199,3 +199,223 @@ fn open_next(state: &mut State, outcome: &RoundOutcome) {
         tasks::restart_clock(state, &id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{FAUCET, World, content, digest, id, spec};
+    use super::*;
+    use crate::{
+        chain::records::Model,
+        chain::wire::{Code, Message, query},
+        types::{JobId, JobSpec, JobStatus, NodeStatus, TaskStatus},
+    };
+
+    /// A job of the first person whose slot s is held by person s + 2.
+    fn leased(nodes: u8, rounds: u32, quorum: Quorum) -> (World, JobId) {
+        let mut world = World::of_nodes(nodes);
+        let slots = u32::from(nodes) - 1;
+        let job = world.submit(1, spec(rounds, quorum), slots);
+        for slot in 0..slots {
+            world.lease(u8::try_from(slot).unwrap() + 2, job, slot);
+        }
+        (world, job)
+    }
+
+    fn prove(world: &mut World, job: JobId, slots: &[Slot]) {
+        for slot in slots {
+            world.prove(u8::try_from(*slot).unwrap() + 2, 1, job, *slot);
+        }
+    }
+
+    #[test]
+    fn a_job_runs_through_its_rounds_pays_its_workers_and_leaves_a_model() {
+        let (mut world, job) = leased(4, 2, Quorum::All);
+        for round in 0..2 {
+            assert_eq!(world.job(job).round, round);
+            prove(&mut world, job, &[0, 1, 2]);
+            world.close(job, &[2, 3, 4]);
+        }
+        let ended = world.job(job);
+        assert_eq!((ended.status, ended.progress, ended.round), (JobStatus::Completed, 10_000, 2));
+        assert_eq!((ended.model_root, ended.result_cid), (Some(digest("params 1")), Some(ended.model_cid)));
+        for task in world.tasks(job) {
+            assert_eq!((task.status, task.cursor, task.holder), (TaskStatus::Completed, 2, None));
+        }
+        let rounds = world.rounds(job);
+        assert_eq!(rounds.iter().map(|round| round.batches).collect::<Vec<_>>(), [150, 150]);
+        assert_eq!(rounds.iter().map(|round| round.verified).collect::<Vec<_>>(), [3, 3]);
+        assert_eq!(rounds[0].loss_micros, 2_000_000);
+        let model: Option<Model> = world.query(query::GET_MODEL, &format!("digits-mlp:{job}"));
+        assert_eq!(model.unwrap().metadata["root"], digest("params 1").to_string());
+        // Base reward times work: 1,000 for each of 50 steps and 2 rounds, after the audit window.
+        assert_eq!((ended.escrow, ended.paid), (0, 300_000));
+        assert_eq!(world.account(1).balance, FAUCET - 300_000);
+        assert!(world.ledger.has_open_work());
+        world.pass(3, &[1, 2, 3, 4]);
+        assert_eq!((world.account(2).balance, world.node(2).rewards), (FAUCET + 100_000, 100_000));
+        assert!(!world.ledger.has_open_work());
+    }
+
+    #[test]
+    fn a_small_budget_is_shared_by_contribution_and_reputation() {
+        let mut world = World::of_nodes(3);
+        let job = world.submit(1, JobSpec { budget: 900, ..spec(3, Quorum::All) }, 2);
+        world.lease(2, job, 0);
+        world.lease(3, job, 1);
+        prove(&mut world, job, &[0]);
+        let receipt = world.receipt(job, 1);
+        let half = Receipt { metrics: crate::types::Metrics { iterations: 25, ..receipt.metrics }, ..receipt };
+        let half = world.receipt_message(3, 1, &half);
+        world.ok(3, half);
+        world.close(job, &[2, 3]);
+        assert_eq!((world.job(job).escrow, world.job(job).paid), (600, 300));
+        world.pass(3, &[1, 2, 3]);
+        assert_eq!((world.node(2).rewards, world.node(3).rewards), (200, 100));
+    }
+
+    #[test]
+    fn a_round_is_closed_once_and_its_receipts_do_not_carry_over() {
+        let (mut world, job) = leased(3, 2, Quorum::All);
+        prove(&mut world, job, &[0, 1]);
+        let close = world.close_message(&world.outcome(job), &[2, 3]);
+        world.ok(2, close.clone());
+        world.refused(3, Code::Stale, close);
+        let task = world.task(job, 0);
+        assert_eq!((task.cursor, task.receipt, task.holder), (1, None, Some(id(2))));
+        assert_eq!(task.checkpoint, task.opt_checkpoint);
+        // The next receipt must begin from what this round left.
+        let wrong = Receipt { in_params_root: digest("initial"), ..world.receipt(job, 0) };
+        let wrong = world.receipt_message(2, 1, &wrong);
+        assert!(world.refused(2, Code::Invalid, wrong).contains("in_params_root"));
+    }
+
+    #[test]
+    fn with_quorum_all_nothing_is_skipped() {
+        let (mut world, job) = leased(4, 1, Quorum::All);
+        prove(&mut world, job, &[0, 1]);
+        let close = world.close_message(&world.outcome(job), &[2, 3, 4]);
+        assert!(world.refused(2, Code::Invalid, close).contains("quorum all"));
+    }
+
+    #[test]
+    fn with_two_thirds_a_late_slot_is_skipped_unpaid_and_stays_at_its_cursor() {
+        let (mut world, job) = leased(4, 2, Quorum::TwoThirds);
+        prove(&mut world, job, &[0, 1]);
+        let checkpoint = world.checkpoint(job, 2, 10);
+        world.ok(4, checkpoint);
+        world.close(job, &[2, 3]);
+        let late = world.task(job, 2);
+        assert_eq!((late.cursor, late.checkpoint, late.holder), (0, None, Some(id(4))));
+        prove(&mut world, job, &[0]);
+        let close = world.close_message(&world.outcome(job), &[2, 3, 4]);
+        assert!(world.refused(2, Code::Invalid, close).contains("at least 2"));
+        prove(&mut world, job, &[2]);
+        world.close(job, &[2, 4]);
+        let cursors: Vec<_> = world.tasks(job).iter().map(|task| task.cursor).collect();
+        assert_eq!((cursors, world.job(job).status), (vec![2, 1, 1], JobStatus::Completed));
+        world.pass(3, &[1, 2, 3, 4]);
+        assert!(world.node(4).rewards < world.node(2).rewards);
+    }
+
+    #[test]
+    fn an_outcome_must_name_every_slot_once_and_only_accepted_updates() {
+        let (mut world, job) = leased(4, 1, Quorum::TwoThirds);
+        prove(&mut world, job, &[0, 1, 2]);
+        let good = world.outcome(job);
+        let changed = |change: fn(&mut RoundOutcome)| {
+            let mut outcome = good.clone();
+            change(&mut outcome);
+            outcome
+        };
+        let refused = [
+            (changed(|outcome| outcome.applied.truncate(2)), Code::Invalid),
+            (changed(|outcome| outcome.skipped.push(2)), Code::Invalid),
+            (changed(|outcome| outcome.skipped.push(3)), Code::Invalid),
+            (changed(|outcome| outcome.applied.swap(0, 1)), Code::Invalid),
+            (changed(|outcome| outcome.applied[1] = outcome.applied[0]), Code::Invalid),
+            (changed(|outcome| outcome.applied[0].update_digest = digest("else")), Code::Conflict),
+            (changed(|outcome| outcome.applied[0].samples += 1), Code::Conflict),
+            (changed(|outcome| outcome.applied[0].node = id(3)), Code::Conflict),
+            (changed(|outcome| outcome.round = 1), Code::Stale),
+            (changed(|outcome| outcome.job = JobId([0; 32])), Code::NotFound),
+        ];
+        for (outcome, code) in refused {
+            let close = world.close_message(&outcome, &[2, 3, 4]);
+            world.refused(2, code, close);
+        }
+        let close = world.close_message(&good, &[2, 3, 4]);
+        world.ok(2, close);
+    }
+
+    #[test]
+    fn votes_count_once_by_slots_held_and_only_of_present_holders() {
+        let (mut world, job) = leased(4, 1, Quorum::All);
+        prove(&mut world, job, &[0, 1, 2]);
+        let outcome = world.outcome(job);
+        for voters in [vec![], vec![2], vec![2, 2], vec![2, 1], vec![2, 2, 2]] {
+            let close = world.close_message(&outcome, &voters);
+            world.refused(2, Code::Unauthorized, close);
+        }
+        let too_many = world.close_message(&outcome, &[2, 3, 4, 1]);
+        world.refused(2, Code::Invalid, too_many);
+        let Message::CloseRound { votes: others, .. } =
+            world.close_message(&RoundOutcome { params_root: digest("lie"), ..outcome.clone() }, &[2, 3])
+        else {
+            unreachable!()
+        };
+        let mixed = Message::CloseRound { outcome: Box::new(outcome.clone()), votes: others };
+        assert!(world.refused(2, Code::Conflict, mixed).contains("another outcome"));
+        let Message::CloseRound { mut votes, .. } = world.close_message(&outcome, &[2, 3]) else { unreachable!() };
+        votes[0].signer = id(4);
+        world.refused(2, Code::Signature, Message::CloseRound { outcome: Box::new(outcome.clone()), votes });
+        // A holder of two slots of three is enough alone.
+        let mut world = World::of_nodes(3);
+        let job = world.submit(1, spec(1, Quorum::All), 3);
+        for (number, slot) in [(2, 0), (2, 1), (3, 2)] {
+            world.lease(number, job, slot);
+            world.prove(number, 1, job, slot);
+        }
+        world.close(job, &[2]);
+        assert_eq!(world.rounds(job)[0].voters, [id(2)]);
+    }
+
+    #[test]
+    fn a_receipt_is_void_when_its_worker_vanishes_before_the_close() {
+        let (mut world, job) = leased(3, 1, Quorum::All);
+        prove(&mut world, job, &[0, 1]);
+        let close = world.close_message(&world.outcome(job), &[2, 3]);
+        world.pass(92, &[1, 3]);
+        assert_eq!(world.node(2).status, NodeStatus::Offline);
+        world.refused(3, Code::Conflict, close);
+        assert_eq!(world.task(job, 0).receipt, None);
+        // Its end-of-round checkpoint is still there for whoever comes next.
+        assert_eq!(world.task(job, 0).checkpoint.unwrap().step, 50);
+        world.lease(3, job, 0);
+        world.prove(3, 1, job, 0);
+        world.close(job, &[3]);
+        assert_eq!(world.job(job).status, JobStatus::Completed);
+    }
+
+    #[test]
+    fn the_close_of_the_largest_job_fits_into_a_transaction() {
+        let world = World::new();
+        let applied = |slot| AppliedSlot { slot, update_digest: digest("u"), node: id(1), samples: u64::MAX };
+        let outcome = RoundOutcome {
+            job: JobId([1; 32]),
+            round: u32::MAX,
+            params_root: digest("p"),
+            momentum_root: digest("m"),
+            model_cid: content("p"),
+            momentum_cid: content("m"),
+            applied: (0..1_000).map(applied).collect(),
+            skipped: Vec::new(),
+        };
+        let close = world.close_message(&outcome, &[7; 1_000]);
+        assert!(world.sign(1, close).len() < crate::chain::wire::MAX_TRANSACTION);
+    }
+
+    #[test]
+    fn two_thirds_rounds_up() {
+        assert_eq!([1, 2, 3, 4, 5, 6, 7, 1_000].map(two_thirds), [1, 2, 2, 3, 4, 4, 5, 667]);
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
-    ops::{Bound, RangeBounds},
+    ops::RangeBounds,
 };
 
 use super::{
@@ -171,12 +171,17 @@ impl State {
         })
     }
 
+    /// Whether any payout waits for the end of its audit window.
+    pub(super) fn has_payouts(&self) -> bool {
+        let first = Key::Payout(0, JobId([0; 32]), 0);
+        self.range(first..).next().is_some_and(|(key, _)| matches!(key, Key::Payout(..)))
+    }
+
     /// The payouts whose audit window ends at `height` or before.
     pub(super) fn due_payouts(&self, height: u64) -> Vec<(Key, Payout)> {
         let first = Key::Payout(0, JobId([0; 32]), 0);
-        let after = height.checked_add(1).map(|next| Key::Payout(next, JobId([0; 32]), 0));
-        let end = after.map_or(Bound::Included(Key::Payout(u64::MAX, JobId([0xff; 32]), u32::MAX)), Bound::Excluded);
-        let payouts = self.range((Bound::Included(first), end)).filter_map(|(key, entry)| match entry {
+        let last = Key::Payout(height, JobId([0xff; 32]), u32::MAX);
+        let payouts = self.range(first..=last).filter_map(|(key, entry)| match entry {
             Entry::Payout(payout) => Some((key.clone(), payout.clone())),
             _ => None,
         });

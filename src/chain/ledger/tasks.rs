@@ -336,3 +336,242 @@ fn emit_status(state: &mut State, id: &TaskId) {
         .with("generation", task.generation);
     state.emit(event);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{World, content, genesis, id, room, spec};
+    use super::super::{Genesis, Parameters};
+    use super::*;
+    use crate::{
+        chain::wire::{Code, Message},
+        types::{JobId, JobSpec, JobStatus, Quorum},
+    };
+
+    fn working(world: &mut World, spec: JobSpec) -> JobId {
+        let job = world.submit(1, spec, 2);
+        world.lease(2, job, 0);
+        let started = world.report(job, 0, TaskStatus::InProgress);
+        world.ok(2, started);
+        job
+    }
+
+    fn delegation(world: &World, job: JobId, to: u8) -> Message {
+        match world.report(job, 0, TaskStatus::Delegated) {
+            Message::UpdateTaskStatus { task_id, generation, status, progress, checkpoint, error, .. } => {
+                let delegate = Some(id(to));
+                Message::UpdateTaskStatus { task_id, generation, status, progress, checkpoint, delegate, error }
+            }
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn of_two_nodes_that_want_a_task_in_one_block_the_first_gets_it() {
+        let mut world = World::of_nodes(3);
+        let job = world.submit(1, spec(1, Quorum::All), 1);
+        let wants = [2, 3].map(|number| world.sign(number, world.lease_message(job, 0)));
+        let results = world.block(100, &wants).results;
+        assert_eq!((results[0].code, results[1].code), (0, Code::Conflict as u32));
+        let task = world.task(job, 0);
+        assert_eq!((task.holder, task.generation, task.status), (Some(id(2)), 1, TaskStatus::Assigned));
+        assert_eq!(task.lease_tx, Digest::of(&wants[0]));
+        assert_eq!(codec::decode::<Generation>(&results[0].data, 9).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_node_holds_only_what_it_has_registered_room_for() {
+        let mut world = World::of_nodes(2);
+        let job = world.submit(1, spec(1, Quorum::All), 3);
+        world.lease(2, job, 0);
+        world.lease(2, job, 1);
+        let third = world.lease_message(job, 2);
+        assert!(world.refused(2, Code::Conflict, third.clone()).contains("too little cpu"));
+        let handed_back = world.report(job, 0, TaskStatus::Rollback);
+        world.ok(2, handed_back);
+        world.ok(2, third);
+        let big = world.submit(1, JobSpec { resources: room(3), budget: 0, ..spec(1, Quorum::All) }, 1);
+        let big = world.lease_message(big, 0);
+        world.refused(1, Code::Conflict, big);
+    }
+
+    #[test]
+    fn a_stranger_a_stale_generation_and_a_paused_or_ended_job_get_no_lease() {
+        let mut world = World::of_nodes(2);
+        let job = world.submit(1, spec(1, Quorum::All), 1);
+        let lease = world.lease_message(job, 0);
+        world.refused(9, Code::NotFound, lease.clone());
+        world.refused(2, Code::Stale, Message::TakeLease { task_id: TaskId { job, slot: 0 }, generation: 1 });
+        world.refused(2, Code::NotFound, Message::TakeLease { task_id: TaskId { job, slot: 1 }, generation: 0 });
+        world.ok(1, Message::PauseJob { job_id: job, paused: true });
+        assert!(world.refused(2, Code::Conflict, lease.clone()).contains("paused"));
+        world.ok(1, Message::PauseJob { job_id: job, paused: false });
+        world.ok(1, Message::CancelJob { job_id: job });
+        assert!(world.refused(2, Code::Conflict, lease).contains("failed"));
+    }
+
+    #[test]
+    fn a_holder_makes_the_documented_transitions_and_no_other() {
+        use TaskStatus::{Assigned, Completed, Delegated, Failed, InProgress, Paused, Pending, Rollback};
+        let all = [Pending, Assigned, InProgress, Paused, Rollback, Delegated, Completed, Failed];
+        let allowed: Vec<_> = all
+            .into_iter()
+            .flat_map(|from| all.into_iter().map(move |to| (from, to)))
+            .filter(|(from, to)| holder_may(*from, *to))
+            .collect();
+        let expected = [
+            (Assigned, Assigned),
+            (Assigned, InProgress),
+            (Assigned, Rollback),
+            (Assigned, Failed),
+            (InProgress, InProgress),
+            (InProgress, Paused),
+            (InProgress, Rollback),
+            (InProgress, Delegated),
+            (InProgress, Failed),
+            (Paused, InProgress),
+            (Paused, Paused),
+            (Paused, Rollback),
+            (Paused, Failed),
+            (Delegated, Rollback),
+            (Delegated, Failed),
+        ];
+        assert_eq!(allowed, expected);
+    }
+
+    #[test]
+    fn a_report_is_taken_from_the_present_holder_alone() {
+        let mut world = World::of_nodes(3);
+        let job = working(&mut world, spec(1, Quorum::All));
+        let report = world.report(job, 0, TaskStatus::Paused);
+        world.refused(3, Code::Unauthorized, report.clone());
+        let handed_back = world.report(job, 0, TaskStatus::Rollback);
+        world.ok(2, handed_back);
+        world.refused(2, Code::Unauthorized, report.clone());
+        world.lease(2, job, 0);
+        assert!(world.refused(2, Code::Stale, report).contains("generation 1"));
+    }
+
+    #[test]
+    fn checkpoints_only_move_forward_and_only_in_the_open_round() {
+        let mut world = World::of_nodes(2);
+        let job = working(&mut world, spec(2, Quorum::All));
+        for (step, code) in [(20, Code::Ok), (20, Code::Stale), (10, Code::Stale), (51, Code::Invalid), (50, Code::Ok)]
+        {
+            let report = world.checkpoint(job, 0, step);
+            let result = world.send(2, report);
+            assert_eq!(result.code, code as u32, "step {step}: {}", result.log);
+        }
+        let Message::UpdateTaskStatus { task_id, generation, status, .. } = world.checkpoint(job, 0, 1) else {
+            unreachable!()
+        };
+        let checkpoint = Some(CheckpointRef { cid: content("ahead"), round: 1, step: 1 });
+        let ahead = Message::UpdateTaskStatus {
+            task_id,
+            generation,
+            status,
+            progress: 0,
+            checkpoint,
+            delegate: None,
+            error: None,
+        };
+        world.refused(2, Code::Stale, ahead);
+    }
+
+    #[test]
+    fn a_successor_finds_the_checkpoint_of_the_holder_that_vanished() {
+        let mut world = World::of_nodes(3);
+        let job = working(&mut world, spec(1, Quorum::All));
+        let checkpoint = world.checkpoint(job, 0, 30);
+        world.ok(2, checkpoint);
+        world.pass(92, &[1, 3]);
+        world.lease(3, job, 0);
+        let task = world.task(job, 0);
+        assert_eq!((task.generation, task.holder, task.reassigned), (3, Some(id(3)), 1));
+        assert_eq!(task.checkpoint.unwrap().step, 30);
+        assert!(task.error.unwrap().contains("offline"));
+    }
+
+    #[test]
+    fn a_task_without_a_receipt_lapses_at_its_round_limit_though_its_node_beats() {
+        let mut world = World::of_nodes(2);
+        let job = working(&mut world, JobSpec { round_limit_millis: 60_000, ..spec(1, Quorum::All) });
+        let lapse = world.task(job, 0).lease_expires;
+        world.pass(30, &[1, 2]);
+        let checkpoint = world.checkpoint(job, 0, 10);
+        world.ok(2, checkpoint);
+        assert_eq!(world.task(job, 0).lease_expires, lapse);
+        world.pass(28, &[1, 2]);
+        assert_eq!(world.task(job, 0).status, TaskStatus::InProgress);
+        world.pass(4, &[1, 2]);
+        assert_eq!((world.task(job, 0).status, world.task(job, 0).generation), (TaskStatus::Pending, 2));
+    }
+
+    #[test]
+    fn checkpoints_renew_a_lease_and_a_receipt_lets_it_wait_for_the_others() {
+        let parameters = Parameters { lease_millis: 20_000, ..genesis().parameters };
+        let mut world = World::with(Genesis { parameters, ..genesis() });
+        (1..=2).for_each(|number| world.ok(number, super::super::testing::register_message()));
+        // A lease lasts twice the round limit at least, so the limit is what ends this one.
+        let job = working(&mut world, JobSpec { round_limit_millis: 15_000, ..spec(1, Quorum::All) });
+        world.pass(10, &[1, 2]);
+        world.prove(2, 1, job, 0);
+        world.pass(60, &[1, 2]);
+        assert_eq!(world.task(job, 0).status, TaskStatus::InProgress);
+        assert_eq!(world.task(job, 0).lease_expires, deadline(&world.job(job)));
+    }
+
+    #[test]
+    fn a_delegate_takes_over_with_the_next_generation_or_the_task_rolls_back() {
+        let mut world = World::of_nodes(4);
+        let job = working(&mut world, spec(1, Quorum::All));
+        let nobody = delegation(&world, job, 2);
+        world.refused(2, Code::Invalid, nobody);
+        let to_three = delegation(&world, job, 3);
+        world.ok(2, to_three);
+        assert_eq!((world.task(job, 0).holder, world.task(job, 0).delegate), (Some(id(2)), Some(id(3))));
+        let lease = world.lease_message(job, 0);
+        world.refused(4, Code::Conflict, lease.clone());
+        world.ok(3, lease);
+        let task = world.task(job, 0);
+        assert_eq!((task.status, task.holder, task.generation), (TaskStatus::Assigned, Some(id(3)), 2));
+        assert_eq!((world.node(2).active_tasks, world.node(3).active_tasks), (0, 1));
+        let started = world.report(job, 0, TaskStatus::InProgress);
+        world.ok(3, started);
+        let to_four = delegation(&world, job, 4);
+        world.ok(3, to_four);
+        world.pass(62, &[1, 2, 3, 4]);
+        assert_eq!((world.task(job, 0).status, world.task(job, 0).generation), (TaskStatus::Pending, 3));
+    }
+
+    #[test]
+    fn a_failure_goes_to_another_node_first_and_the_third_ends_the_job() {
+        let mut world = World::of_nodes(3);
+        let job = world.submit(1, spec(1, Quorum::All), 1);
+        for (number, open) in [(2, true), (3, true), (1, false)] {
+            world.lease(number, job, 0);
+            let failed = world.report(job, 0, TaskStatus::Failed);
+            world.ok(number, failed);
+            assert_eq!(world.job(job).status == JobStatus::Open, open);
+            if open {
+                let again = world.lease_message(job, 0);
+                assert!(world.refused(number, Code::Conflict, again).contains("others go first"));
+            }
+        }
+        assert_eq!(world.task(job, 0).status, TaskStatus::Failed);
+        assert!(world.job(job).error.unwrap().contains("3 times"));
+    }
+
+    #[test]
+    fn a_pause_by_the_creator_stops_the_clock_of_every_lease() {
+        let mut world = World::of_nodes(2);
+        let job = working(&mut world, JobSpec { round_limit_millis: 20_000, ..spec(1, Quorum::All) });
+        world.ok(1, Message::PauseJob { job_id: job, paused: true });
+        world.pass(40, &[1, 2]);
+        assert_eq!(world.task(job, 0).holder, Some(id(2)));
+        world.ok(1, Message::PauseJob { job_id: job, paused: false });
+        world.pass(18, &[1, 2]);
+        assert_eq!(world.task(job, 0).holder, Some(id(2)));
+        world.pass(4, &[1, 2]);
+        assert_eq!(world.task(job, 0).holder, None);
+    }
+}

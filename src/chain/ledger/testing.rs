@@ -120,6 +120,17 @@ impl World {
         world
     }
 
+    /// Three nodes; the first two hold the slots of a job of two rounds, and both receipts of round 0 are in.
+    pub(super) fn in_a_round() -> Self {
+        let mut world = Self::of_nodes(3);
+        let job = world.submit(1, spec(2, Quorum::All), 2);
+        for (holder, slot) in [(1, 0), (2, 1)] {
+            world.lease(holder, job, slot);
+            world.prove(holder, 3, job, slot);
+        }
+        world
+    }
+
     /// One block, `millis` after the one before.
     pub(super) fn block(&mut self, millis: u64, transactions: &[Vec<u8>]) -> BlockResult {
         self.now = Time::from_millis(self.now.as_millis() + millis);
@@ -143,7 +154,7 @@ impl World {
     }
 
     pub(super) fn beat(&self, number: u8, leaving: bool) -> Signed {
-        let sequence = self.now.as_millis() + 1;
+        let sequence = self.now.as_millis() + self.ledger.height();
         person(number).seal(&Beat { node: id(number), sequence, timestamp: self.now, load: Load::default(), leaving })
     }
 
