@@ -202,11 +202,12 @@ pub struct Model {
 pub struct Changes {
     /// The height this brings the reader to.
     pub height: u64,
-    /// Block time at that height.
+    /// Time of the ledger's last block, which is that height's unless `more`.
     pub time: Time,
-    /// App hash after that height's block.
+    /// App hash after the ledger's last block.
     pub app_hash: Digest,
-    /// True if objects were left out (at most 1,000 a kind are sent): ask again with `height`.
+    /// True if objects were left out: ask again with `height`. A page is cut between heights, so that nothing is
+    /// lost; it has at most 1,000 objects of a kind and 2 MiB, or else the objects of one height.
     pub more: bool,
     /// Nodes.
     pub nodes: Vec<Node>,
