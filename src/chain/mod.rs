@@ -7,4 +7,5 @@
 pub mod embedded;
 pub mod ledger;
 pub mod records;
+pub mod rpc;
 pub mod wire;
