@@ -6,6 +6,7 @@
 
 pub mod embedded;
 pub mod ledger;
+mod log;
 pub mod records;
 pub mod rpc;
 pub mod wire;

@@ -19,10 +19,12 @@ use tendermint_proto::v0_38::types::{Block as RawBlock, Commit as RawCommit};
 use super::{
     block::{self, Sealed},
     index::{self, Index},
-    log,
 };
 use crate::{
-    chain::ledger::{self, BlockResult},
+    chain::{
+        ledger::{self, BlockResult},
+        log,
+    },
     codec,
     types::Digest,
 };

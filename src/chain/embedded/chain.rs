@@ -15,10 +15,9 @@ use super::{
     archive::{self, Archive, Committed},
     block::{Host, Sealed, Tip},
     index::{self, Index},
-    log::Log,
     snapshot::{self, Snapshot},
 };
-use crate::types::Time;
+use crate::{chain::log::Log, types::Time};
 
 /// Blocks between two snapshots: a restart replays fewer than this.
 pub(super) const SNAPSHOT_EVERY: u64 = 1_000;

@@ -17,7 +17,6 @@ mod archive;
 mod block;
 mod chain;
 mod index;
-mod log;
 mod rpc;
 mod server;
 mod snapshot;
@@ -38,9 +37,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     application::Application, archive::Error as ArchiveError, block::ChainIdError, index::Error as IndexError,
-    log::Error as LogError,
 };
 use self::{archive::Archive, block::Host, chain::Chain, writer::Mempool};
+pub use crate::chain::log::Error as LogError;
 use crate::{
     chain::ledger::{Genesis, GenesisError, Ledger, Parameters},
     clock, codec,

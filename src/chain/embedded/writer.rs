@@ -40,7 +40,7 @@ const MAX_TRANSACTION: usize = crate::chain::wire::MAX_TRANSACTION + 1024;
 /// Why a transaction does not wait for a block.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
-    #[error("the transaction has {0} bytes; at most {MAX_TRANSACTION} are taken")]
+    #[error("tx too large: {0} bytes, at most {MAX_TRANSACTION} are taken")]
     TooLong(usize),
     /// CometBFT's words, which clients know.
     #[error("tx already exists in cache")]

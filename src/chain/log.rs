@@ -1,4 +1,5 @@
-//! The block log: an append-only file of frames. What it acknowledged survives a `kill -9` and a power cut.
+//! An append-only file of frames: the block log, and the outbox. What it acknowledged survives a `kill -9` and a
+//! power cut.
 //!
 //! A frame is its payload's length (4 bytes, big-endian), the first 8 bytes of the payload's SHA-256, the payload.
 //! Each append is one write and one sync, so a crash tears at most the last frame; opening cuts that one off. A
@@ -29,7 +30,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Damaged in the middle.
-    #[error("{path} is damaged at byte {offset}, with whole blocks behind it: restore the directory from a copy")]
+    #[error("{path} is damaged at byte {offset}, with whole records behind it: restore it from a copy")]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -140,7 +141,7 @@ impl Log {
         if left > HEAD + MAX_PAYLOAD || frame_follows(&tail) {
             return Err(Error::Damaged { path: self.path.clone(), offset: self.end });
         }
-        tracing::warn!(path = %self.path.display(), bytes = left, "the last block was torn by a crash and is cut off");
+        tracing::warn!(path = %self.path.display(), bytes = left, "the last record was torn by a crash and is cut off");
         self.dirty = true;
         self.clean().map_err(|error| self.fail(error))
     }
@@ -160,13 +161,13 @@ impl Reader {
         self.file.read_exact_at(&mut bytes, offset)?;
         match decode_frame(&bytes) {
             Frame::Whole(payload) => Ok(payload.to_vec()),
-            Frame::Broken => Err(io::Error::new(io::ErrorKind::InvalidData, "a block on disk is damaged")),
+            Frame::Broken => Err(io::Error::new(io::ErrorKind::InvalidData, "a record on disk is damaged")),
         }
     }
 }
 
 fn encode_frame(payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a block is far below 4 GiB");
+    let length = u32::try_from(payload.len()).expect("a record is far below 4 GiB");
     [&length.to_be_bytes(), &Digest::of(payload).0[..8], payload].concat()
 }
 
@@ -187,7 +188,7 @@ fn decode_frame(bytes: &[u8]) -> Frame<'_> {
     let (Some(checksum), Some(payload)) = (bytes.get(4..HEAD), bytes.get(HEAD..HEAD + length)) else {
         return Frame::Broken;
     };
-    // No block is empty, and a file grown by a crash is all zeros.
+    // No record is empty, and a file grown by a crash is all zeros.
     if length > 0 && Digest::of(payload).0[..8] == *checksum { Frame::Whole(payload) } else { Frame::Broken }
 }
 
