@@ -1,12 +1,16 @@
 //! The task between outbox, journal and ledger. It asks and writes; what to do, the outbox says.
 
 use std::{
+    io,
     ops::ControlFlow,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch as channel};
+use tokio::{
+    sync::{mpsc, watch as channel},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -63,6 +67,7 @@ pub(super) struct Driver {
     account: NodeKey,
     outbox: Outbox,
     journal: Arc<Mutex<Journal>>,
+    writing: Option<JoinHandle<io::Result<()>>>,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
     way: channel::Sender<Result<Rpc, String>>,
@@ -92,14 +97,26 @@ impl Driver {
         way: channel::Sender<Result<Rpc, String>>,
     ) -> Self {
         let journal = Arc::new(Mutex::new(journal));
-        Self { config, account, outbox, journal, commands, events, way, height: 0, backoff: Backoff::default() }
+        Self {
+            config,
+            account,
+            outbox,
+            journal,
+            writing: None,
+            commands,
+            events,
+            way,
+            height: 0,
+            backoff: Backoff::default(),
+        }
     }
 
     /// Runs until `stop`, or until no handle or no listener is left.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         stop.run_until_cancelled(self.keep_connected()).await;
         self.take_the_rest();
-        if !self.keep().await {
+        let written = self.finish_writing().await;
+        if !self.keep().await || !written {
             tracing::warn!("the ledger client's outbox could not be written at the end; what is new in it is lost");
         }
     }
@@ -352,20 +369,31 @@ impl Driver {
         }
         if self.journal.lock().expect("no holder of this lock panics").has_grown() {
             let records = self.outbox.records();
-            return self.on_disk(move |journal| journal.rewrite(&records).map_err(std::io::Error::other)).await;
+            return self.on_disk(move |journal| journal.rewrite(&records).map_err(io::Error::other)).await;
         }
         true
     }
 
-    async fn append(&self, records: Vec<Record>) -> bool {
+    async fn append(&mut self, records: Vec<Record>) -> bool {
         records.is_empty() || self.on_disk(move |journal| journal.append(&records)).await
     }
 
     /// Works on the journal off the runtime's threads; false after an error, which is logged.
-    async fn on_disk(&self, work: impl FnOnce(&mut Journal) -> std::io::Result<()> + Send + 'static) -> bool {
+    async fn on_disk(&mut self, work: impl FnOnce(&mut Journal) -> io::Result<()> + Send + 'static) -> bool {
         let journal = self.journal.clone();
         let work = move || work(&mut journal.lock().expect("no holder of this lock panics"));
-        match tokio::task::spawn_blocking(work).await {
+        self.writing = Some(tokio::task::spawn_blocking(work));
+        self.finish_writing().await
+    }
+
+    /// Waits for the write under way. A stop may end the wait, never the write.
+    async fn finish_writing(&mut self) -> bool {
+        let Some(writing) = &mut self.writing else {
+            return true;
+        };
+        let result = writing.await;
+        self.writing = None;
+        match result {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 tracing::warn!(%error, "the ledger client's outbox can't be written; is the disk full?");

@@ -84,7 +84,7 @@ mod tests {
     use crate::{chain::wire::Message, types::JobId};
 
     fn waiting(id: u64) -> Record {
-        Record::Waiting { id, message: Message::CancelJob { job_id: JobId([1; 32]) } }
+        Record::Waiting { id, message: Box::new(Message::CancelJob { job_id: JobId([1; 32]) }) }
     }
 
     #[test]

@@ -35,7 +35,7 @@ const EPHEMERAL_LIFE: Duration = Duration::from_secs(90);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Record {
     /// It waits for its turn.
-    Waiting { id: u64, message: Message },
+    Waiting { id: u64, message: Box<Message> },
     /// These bytes may be on their way.
     Signed {
         id: u64,
@@ -164,7 +164,7 @@ impl Outbox {
             match record {
                 Record::Waiting { id, message } => {
                     free = free.max(id.saturating_add(1));
-                    self.insert(id, message, Stage::Waiting, now);
+                    self.insert(id, *message, Stage::Waiting, now);
                 }
                 Record::Signed { id, bytes } => {
                     free = free.max(id.saturating_add(1));
@@ -226,7 +226,7 @@ impl Outbox {
         let done = (!done.is_empty()).then_some(Record::Done { ids: done });
         let waiting = self.entries.values_mut().filter(|entry| !entry.kept).map(|entry| {
             entry.kept = true;
-            Record::Waiting { id: entry.id, message: entry.message.clone() }
+            Record::Waiting { id: entry.id, message: Box::new(entry.message.clone()) }
         });
         done.into_iter().chain(waiting).collect()
     }
@@ -248,7 +248,7 @@ impl Outbox {
         let durable = self.entries.values().filter(|entry| entry.durable);
         durable
             .map(|entry| match &entry.stage {
-                Stage::Waiting => Record::Waiting { id: entry.id, message: entry.message.clone() },
+                Stage::Waiting => Record::Waiting { id: entry.id, message: Box::new(entry.message.clone()) },
                 Stage::Signed { bytes, .. } => Record::Signed { id: entry.id, bytes: bytes.clone() },
             })
             .collect()
@@ -298,17 +298,15 @@ impl Outbox {
         if now < self.not_before {
             return None;
         }
-        let in_flight = self.in_flight();
+        let full = self.in_flight() >= MAX_IN_FLIGHT;
         // In order: a later nonce never overtakes an earlier one.
         let (key, entry) = self.entries.iter_mut().find(|(_, entry)| match &entry.stage {
-            Stage::Waiting | Stage::Signed { flight: Flight::New, .. } => true,
+            Stage::Waiting => !full,
+            Stage::Signed { flight: Flight::New, .. } => true,
             Stage::Signed { flight: Flight::Again { at }, .. } => *at <= now,
             Stage::Signed { .. } => false,
         })?;
         if matches!(entry.stage, Stage::Waiting) {
-            if in_flight >= MAX_IN_FLIGHT {
-                return None;
-            }
             let Some(nonce) = &mut self.next_nonce else {
                 return Some(Step::ReadAccount);
             };
@@ -441,8 +439,11 @@ impl Outbox {
 
     /// When [`Outbox::next_step`] has something to do by time alone.
     pub(super) fn wake_at(&self) -> Option<Time> {
+        // While the limit is reached, a block is what ends the wait.
+        let full = self.in_flight() >= MAX_IN_FLIGHT;
         let wakes = self.entries.values().filter_map(|entry| match &entry.stage {
-            Stage::Waiting | Stage::Signed { flight: Flight::New, .. } => Some(self.not_before),
+            Stage::Waiting => (!full).then_some(self.not_before),
+            Stage::Signed { flight: Flight::New, .. } => Some(self.not_before),
             Stage::Signed { flight: Flight::Again { at }, .. } => Some((*at).max(self.not_before)),
             Stage::Signed { flight: Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. }, .. } => {
                 Some(*look_at)

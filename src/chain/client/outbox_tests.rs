@@ -169,7 +169,7 @@ fn a_restart_looks_before_it_sends_and_forgets_beats() {
     before.submit(7, message(3), false, Time(0)).unwrap();
     before.on_account(0);
     let Some(Step::Send { record: Some(signed), .. }) = before.next_step(Time(0)) else { panic!("not kept first") };
-    let journal = [Record::Waiting { id: 6, message: message(2) }, signed, Record::Done { ids: vec![9] }];
+    let journal = [Record::Waiting { id: 6, message: Box::new(message(2)) }, signed, Record::Done { ids: vec![9] }];
 
     let mut after = outbox();
     assert_eq!(after.restore(journal, Time(9)), 10);
@@ -199,4 +199,86 @@ fn a_full_outbox_and_an_id_in_use_are_refused() {
         outbox.submit(id, message(1), false, Time(0)).unwrap();
     }
     assert_eq!(outbox.submit(9_999_999, message(1), true, Time(0)), Err(Refused::Full));
+}
+
+/// What the ledger or the caller does next, at random.
+#[derive(Clone, Debug)]
+enum Move {
+    Submit { durable: bool },
+    Account(u64),
+    Sent(u8),
+    LookedUp(u8),
+    Block,
+    Connected,
+    Wait(u64),
+}
+
+fn moves() -> impl proptest::strategy::Strategy<Value = Vec<Move>> {
+    use proptest::prelude::*;
+    let one = prop_oneof![
+        3 => any::<bool>().prop_map(|durable| Move::Submit { durable }),
+        2 => (0..50_u64).prop_map(Move::Account),
+        4 => (0..6_u8).prop_map(Move::Sent),
+        4 => (0..4_u8).prop_map(Move::LookedUp),
+        2 => Just(Move::Block),
+        1 => Just(Move::Connected),
+        2 => (0..20_000_u64).prop_map(Move::Wait),
+    ];
+    prop::collection::vec(one, 0..400)
+}
+
+fn sent(number: u8) -> Sent {
+    match number {
+        0 | 1 => Sent::Accepted,
+        2 => Sent::Refused { code: Code::Nonce as u32, log: String::new() },
+        3 => Sent::Refused { code: Code::Malformed as u32, log: String::new() },
+        4 => Sent::NotNow,
+        _ => Sent::Unknown,
+    }
+}
+
+/// Performs one move; what ended by it.
+fn play(outbox: &mut Outbox, one: Move, step: Option<Step>, next_id: &mut u64, now: &mut Time) -> Option<Outcome> {
+    match (one, step) {
+        (Move::Submit { durable }, _) => {
+            let _ = outbox.submit(*next_id, message(1), durable, *now);
+            *next_id += 1;
+        }
+        (Move::Account(nonce), Some(Step::ReadAccount)) => outbox.on_account(nonce),
+        (Move::Sent(number), Some(Step::Send { key, .. })) => return outbox.on_sent(key, sent(number), *now),
+        (Move::LookedUp(number), Some(Step::LookUp { key, .. })) => {
+            let code = if number == 1 { Code::Nonce } else { Code::Ok };
+            return outbox.on_looked_up(key, (number > 0).then(|| found(code)), *now);
+        }
+        (Move::Block, _) => outbox.look_now(*now),
+        (Move::Connected, _) => outbox.on_connected(*now),
+        (Move::Wait(millis), _) => {
+            *now = *now + Duration::from_millis(millis);
+            return outbox.expire(*now);
+        }
+        _ => {}
+    }
+    None
+}
+
+proptest::proptest! {
+    /// Whatever happens: every submission ends at most once, and an outbox with nothing to do sleeps. (One that asks
+    /// to be woken in the past spins, and starves what it waits for.)
+    #[test]
+    fn whatever_happens_nothing_ends_twice_and_nothing_spins(moves in moves()) {
+        let (mut outbox, mut now, mut next_id) = (outbox(), Time(0), 0);
+        let mut ended = std::collections::BTreeSet::new();
+        for one in moves {
+            let step = outbox.next_step(now);
+            if step.is_none() {
+                proptest::prop_assert!(outbox.wake_at().is_none_or(|wake| wake > now));
+            }
+            match play(&mut outbox, one, step, &mut next_id, &mut now) {
+                Some(Outcome::Committed { id, .. } | Outcome::Rejected { id, .. }) => {
+                    proptest::prop_assert!(ended.insert(id), "{} ended twice", id);
+                }
+                None => {}
+            }
+        }
+    }
 }

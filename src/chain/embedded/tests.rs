@@ -382,6 +382,73 @@ async fn after_a_stop_nothing_is_taken_and_the_directory_is_free() {
     assert!(refused["error"]["data"].as_str().unwrap().contains("stopped"), "{refused}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_real_ledger_replays_to_the_same_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let genesis = job_genesis("atlas-job-test".to_owned(), keypair().node_key());
+    let embedded = Embedded::start(directory.path(), genesis.clone(), &keypair()).unwrap();
+    for nonce in 0..3 {
+        let message = crate::chain::wire::Message::RegisterNode {
+            node_id: format!("node {nonce}"),
+            address: None,
+            resources: crate::types::Resources::default(),
+            listen: Vec::new(),
+            attributes: std::collections::BTreeMap::new(),
+        };
+        let transaction = crate::chain::wire::Transaction { chain_id: genesis.chain_id.clone(), nonce, message };
+        let bytes = codec::encode(&keypair().seal(&transaction));
+        let answer = call(&embedded, "broadcast_tx_commit", serde_json::json!({ "tx": uri_bytes(&bytes) })).await;
+        assert_eq!(answer["result"]["tx_result"]["code"], 0, "{answer}");
+    }
+    let before = call(&embedded, "abci_info", serde_json::Value::Null).await;
+    let copy = killed_copy(directory.path());
+    let reopened = Embedded::start(copy.path(), genesis, &keypair()).unwrap();
+    assert_eq!(call(&reopened, "abci_info", serde_json::Value::Null).await, before);
+    assert_eq!(reopened.height(), 3);
+}
+
+/// A small file system in memory, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(mebibytes: usize) -> io::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let size = std::ffi::CString::new(format!("size={mebibytes}m"))?;
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, size.as_c_str())?;
+        Ok(Self(directory))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_refuses_a_transaction_and_loses_none() {
+    let disk = match SmallDisk::mount(8) {
+        Ok(disk) => disk,
+        Err(error) => return eprintln!("skipped: a file system can't be mounted here ({error})"),
+    };
+    let directory = disk.0.path();
+    let embedded = open(directory).unwrap();
+    call(&embedded, "broadcast_tx_commit", uri_tx("one")).await;
+    let filler = directory.join("filler");
+    let _ = fs::write(&filler, vec![0; 16 * 1024 * 1024]);
+
+    let refused = call(&embedded, "broadcast_tx_commit", uri_tx(&"x".repeat(100_000))).await;
+    assert!(refused["error"]["data"].as_str().unwrap().contains("block log"), "{refused}");
+    fs::remove_file(filler).unwrap();
+    let copy = killed_copy(directory);
+    let reopened = open(copy.path()).unwrap();
+    assert_eq!(reopened.height(), 1);
+
+    let again = call(&embedded, "broadcast_tx_commit", uri_tx(&"x".repeat(100_000))).await;
+    assert_eq!(again["result"]["height"], "2", "{again}");
+}
+
 fn uri_tx(text: &str) -> serde_json::Value {
     serde_json::to_value(tendermint_rpc::endpoint::broadcast::tx_sync::Request::new(text.as_bytes())).unwrap()
 }
