@@ -73,6 +73,8 @@ pub(super) struct Driver {
     way: channel::Sender<Result<Rpc, String>>,
     /// The node has heard of everything up to here.
     height: u64,
+    /// It has heard at all: also of an empty ledger, once.
+    told: bool,
     backoff: Backoff,
 }
 
@@ -107,6 +109,7 @@ impl Driver {
             events,
             way,
             height: 0,
+            told: false,
             backoff: Backoff::default(),
         }
     }
@@ -349,10 +352,11 @@ impl Driver {
             if changes.height < self.height {
                 return Err(End::Failure(Failure::Behind { found: changes.height, seen: self.height }));
             }
-            if changes.height == self.height {
+            if changes.height == self.height && self.told {
                 return Ok(self.height > before);
             }
             self.height = changes.height;
+            self.told = true;
             self.tell(Event::Changes(Box::new(changes))).await?;
             if !more {
                 return Ok(true);

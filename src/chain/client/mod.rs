@@ -127,7 +127,7 @@ pub enum Event {
         /// Words for `status`.
         reason: String,
     },
-    /// What changed; comes after each block, and from the very beginning at first.
+    /// What changed: from the very beginning at first (of an empty ledger too), then after each block.
     Changes(Box<Changes>),
     /// A submission is final. Exactly once in the life of the process for each that is not rejected.
     Committed {

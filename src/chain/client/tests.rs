@@ -130,7 +130,7 @@ async fn story(endpoint: Endpoint, lab: &Lab) {
     until(&mut events, |event| matches!(event, Event::Connected { .. }).then_some(())).await;
     handle.submit(1, register(), true).unwrap();
     let nodes = until(&mut events, |event| match event {
-        Event::Changes(changes) => Some(changes.nodes.clone()),
+        Event::Changes(changes) => Some(changes.nodes.clone()).filter(|nodes| !nodes.is_empty()),
         _ => None,
     })
     .await;

@@ -10,16 +10,14 @@ use tendermint_rpc::{
     endpoint::subscribe,
     query::{Condition, EventType, Operand, Operation, Query},
 };
-use tokio::{
-    sync::broadcast::error::RecvError,
-    time::{Instant, MissedTickBehavior},
-};
+use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
 
 use super::{
     Node,
     archive::Committed,
     rpc::{self, Error, Request},
 };
+use crate::{clock, types::Time};
 
 /// Subscriptions of one connection (CometBFT's `max_subscriptions_per_client`); a further one is refused.
 const MAX_SUBSCRIPTIONS: usize = 5;
@@ -41,7 +39,7 @@ struct Connection {
     /// The id of the request that subscribed, by query.
     subscriptions: BTreeMap<String, (Value, Query)>,
     in_work: FuturesUnordered<BoxFuture<'static, Vec<u8>>>,
-    heard: Instant,
+    heard: Time,
 }
 
 /// The other side is gone, or is to be dropped.
@@ -54,7 +52,7 @@ pub(super) async fn run(node: Arc<Node>, socket: WebSocket) {
         socket,
         subscriptions: BTreeMap::new(),
         in_work: FuturesUnordered::new(),
-        heard: tokio::time::Instant::now(),
+        heard: clock::now(),
     };
     // How it ended interests nobody: the client subscribes again, or is gone.
     let _ = connection.serve().await;
@@ -79,7 +77,7 @@ impl Connection {
     }
 
     async fn on_message(&mut self, message: Message) -> Result<(), Gone> {
-        self.heard = Instant::now();
+        self.heard = clock::now();
         match message {
             Message::Text(text) => self.on_request(text.as_bytes()).await,
             Message::Binary(bytes) => self.on_request(&bytes).await,
@@ -169,7 +167,7 @@ impl Connection {
     }
 
     async fn on_ping(&mut self) -> Result<(), Gone> {
-        if self.heard.elapsed() > SILENCE {
+        if clock::now().since(self.heard) > SILENCE {
             return Err(Gone);
         }
         self.send_message(Message::Ping(axum::body::Bytes::new())).await
@@ -215,7 +213,10 @@ fn number(operand: &Operand) -> Option<i128> {
 /// What in a block a query asks for: the block itself, or its transactions.
 fn happenings(block: &Committed, query: &Query) -> Vec<(Value, Tags)> {
     match query.event_type {
-        Some(EventType::NewBlock) => new_block(block).into_iter().filter(|(_, tags)| matches(query, tags)).collect(),
+        Some(EventType::NewBlock) => {
+            let event = Some(new_block(block)).filter(|(_, tags)| matches(query, tags));
+            event.into_iter().collect()
+        }
         Some(EventType::Tx) => transactions(block).filter(|(_, tags)| matches(query, tags)).collect(),
         None => Vec::new(),
     }
@@ -245,13 +246,13 @@ fn holds(operation: &Operation, value: &str) -> bool {
     }
 }
 
-fn new_block(block: &Committed) -> Option<(Value, Tags)> {
+fn new_block(block: &Committed) -> (Value, Tags) {
     let identity = rpc::block_identity(block);
     let results: &FinalizeBlock = &block.results;
     let value = json!({ "block": identity.block, "block_id": identity.block_id, "result_finalize_block": results });
     let mut tags = tags(&results.events);
     tags.insert("tm.event".to_owned(), vec!["NewBlock".to_owned()]);
-    Some((json!({ "type": "tendermint/event/NewBlock", "value": value }), tags))
+    (json!({ "type": "tendermint/event/NewBlock", "value": value }), tags)
 }
 
 fn transactions(block: &Committed) -> impl Iterator<Item = (Value, Tags)> + '_ {
