@@ -43,26 +43,29 @@ pub use snapshot::MAX_SNAPSHOT;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{Digest, Time};
 use authenticated::Tree;
 use changes::Changed;
 use state::State;
 
 /// What became of a transaction.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransactionResult {
     /// A [`super::wire::Code`]; 0 is success.
     pub code: u32,
     /// Words for a person; why it failed.
     pub log: String,
     /// The answer in CBOR, where the message has one.
+    #[serde(with = "serde_bytes")]
     pub data: Vec<u8>,
     /// What happened; empty if it failed.
     pub events: Vec<Event>,
 }
 
 /// Something that happened, for subscribers and indexes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Its name, for example `task_status_updated`.
     pub kind: String,
@@ -82,7 +85,7 @@ impl Event {
 }
 
 /// What a block did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockResult {
     /// Its height; the first block has 1.
     pub height: u64,
@@ -430,6 +433,23 @@ mod tests {
                 check_promises(&ledger);
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "money was made or lost")]
+    fn money_from_nowhere_would_be_noticed() {
+        let mut world = World::of_nodes(1);
+        money::credit(&mut world.ledger.state, &id(1), 1);
+        check_promises(&world.ledger);
+    }
+
+    #[test]
+    #[should_panic(expected = "left == right")]
+    fn a_holder_without_a_lease_would_be_noticed() {
+        let mut world = World::in_a_round();
+        let job = jobs(&world)[0];
+        world.ledger.state.edit_task(&TaskId { job, slot: 0 }, |task| task.status = TaskStatus::Pending);
+        check_promises(&world.ledger);
     }
 
     #[test]
