@@ -6,5 +6,6 @@ pub mod codec;
 pub mod gossip;
 pub mod identity;
 pub mod protocol;
+pub mod shard;
 pub mod store;
 pub mod types;
