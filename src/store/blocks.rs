@@ -123,6 +123,8 @@ pub struct BlockStore {
     index: Mutex<Index>,
     /// One sync at a time; who waits finds its blocks synced by the one before.
     syncing: Mutex<()>,
+    /// Held while pinned blocks are marked and others deleted, so that nothing is deleted by a half-made mark.
+    collecting: Mutex<()>,
     pins: Pins,
     next_temporary: AtomicU64,
     /// Held open: the lock goes with it.
@@ -142,6 +144,8 @@ struct Index {
     fresh_bytes: u64,
     /// Every block below a pinned root, present or not; `None` until it is needed, or after an unpin.
     pinned: Option<HashSet<Key>>,
+    /// Roots of transfers under way: as pins, but forgotten at a restart.
+    kept: HashSet<ContentId>,
     /// Ticks at which the imports under way began: what was written since is not evicted.
     imports: Vec<u64>,
 }
@@ -212,6 +216,7 @@ impl BlockStore {
             quota,
             index: Mutex::default(),
             syncing: Mutex::default(),
+            collecting: Mutex::default(),
             pins,
             next_temporary: AtomicU64::new(0),
             _lock: lock,
@@ -356,8 +361,8 @@ impl BlockStore {
         if reason.len() > MAX_REASON_BYTES {
             return Err(Error::Reason);
         }
-        let pin = Pin { root: *root, reason: reason.to_owned() };
-        if self.pins.insert(pin)? {
+        let _no_collection = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.pins.insert(Pin { root: *root, reason: reason.to_owned() })? {
             self.mark(*root);
         }
         Ok(())
@@ -371,6 +376,23 @@ impl BlockStore {
         Ok(())
     }
 
+    /// As [`BlockStore::pin`] while something goes on that a restart would end: nothing is written.
+    pub fn keep(&self, root: &ContentId) {
+        let _no_collection = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = self.lock().kept.insert(*root);
+        if new {
+            self.mark(*root);
+        }
+    }
+
+    /// Ends [`BlockStore::keep`].
+    pub fn release(&self, root: &ContentId) {
+        let mut index = self.lock();
+        if index.kept.remove(root) {
+            index.pinned = None;
+        }
+    }
+
     /// All pins, by root and reason.
     pub fn pins(&self) -> Vec<Pin> {
         self.pins.list()
@@ -379,6 +401,7 @@ impl BlockStore {
     /// Deletes unpinned blocks, least recently used first, until at most `target` bytes are used. Returns the
     /// bytes freed.
     pub fn collect_garbage(&self, target: u64) -> Result<u64, Error> {
+        let _one_at_a_time = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
         self.mark_all();
         let mut freed = 0;
         for key in self.evictable(target) {
@@ -486,15 +509,16 @@ impl BlockStore {
 
     /// Makes the set of pinned blocks, if there is none.
     fn mark_all(&self) {
-        {
+        let kept: Vec<ContentId> = {
             let mut index = self.lock();
             if index.pinned.is_some() {
                 return;
             }
             index.pinned = Some(HashSet::new());
-        }
-        for pin in self.pins.list() {
-            self.mark(pin.root);
+            index.kept.iter().copied().collect()
+        };
+        for root in self.pins.list().into_iter().map(|pin| pin.root).chain(kept) {
+            self.mark(root);
         }
     }
 
