@@ -55,12 +55,12 @@ pub enum Work {
         /// The blocks.
         cids: Vec<ContentId>,
     },
-    /// A DAG is complete: bring it to the disk, then pin it if a reason is given.
+    /// A DAG is complete: bring it to the disk, then pin it for each reason.
     Seal {
         /// The root.
         root: ContentId,
-        /// The reason to pin it for.
-        pin: Option<String>,
+        /// The reasons to pin it for.
+        pins: Vec<String>,
     },
     /// A transfer ended unfinished: its blocks may be evicted again.
     Release {
@@ -163,7 +163,7 @@ fn work_on(store: &BlockStore, work: Work) -> Result<Done, Failure> {
         }
         Work::Read { cids, budget } => read(store, &cids, budget).map(Done::Read),
         Work::Has { cids } => Ok(Done::Has(cids.iter().map(|cid| store.has(cid)).collect())),
-        Work::Seal { root, pin } => seal(store, &root, pin.as_deref()),
+        Work::Seal { root, pins } => seal(store, &root, &pins),
         Work::Release { root } => {
             store.release(&root);
             Ok(Done::Released)
@@ -241,9 +241,9 @@ fn read(store: &BlockStore, cids: &[ContentId], budget: u32) -> Result<Vec<Slot>
     Ok(slots)
 }
 
-fn seal(store: &BlockStore, root: &ContentId, pin: Option<&str>) -> Result<Done, Failure> {
+fn seal(store: &BlockStore, root: &ContentId, pins: &[String]) -> Result<Done, Failure> {
     store.sync()?;
-    if let Some(reason) = pin {
+    for reason in pins {
         store.pin(root, reason)?;
     }
     store.release(root);
@@ -273,7 +273,7 @@ impl Hold {
     }
 }
 
-/// What this node held for others when it stopped, for the state.
+/// What this node held for others when it stopped, for [`super::State::new`].
 pub fn holds(store: &BlockStore) -> Vec<Hold> {
     store.pins().into_iter().filter_map(|pin| Hold::from_pin(pin.root, &pin.reason)).collect()
 }
@@ -319,7 +319,7 @@ mod tests {
             }
         }
         assert_eq!(rounds, 3);
-        done(&target, Work::Seal { root, pin: Some("test".into()) });
+        done(&target, Work::Seal { root, pins: vec!["test".into()] });
         assert_eq!(target.pins().len(), 1);
         assert_eq!(Files::new(target).read(&root, bytes.len()).unwrap(), bytes);
     }
