@@ -13,6 +13,7 @@ pub mod car;
 pub mod dataset;
 pub mod edge;
 pub mod files;
+mod hamt;
 pub mod state;
 pub mod unixfs;
 pub mod wire;

@@ -265,3 +265,24 @@ async fn what_is_no_daemon_is_named_with_the_flag() {
     let error = nowhere.pin(fixture.store.clone(), fixture.root, "model").await.unwrap_err();
     assert!(error.is_away() && error.to_string().contains("--ipfs-api"), "{error}");
 }
+
+/// Against a real daemon: `ATLAS_TEST_KUBO=/ip4/127.0.0.1/tcp/5001 cargo test real_daemon`.
+#[tokio::test]
+async fn a_real_daemon_does_as_the_recorded_one() {
+    let Ok(endpoint) = std::env::var("ATLAS_TEST_KUBO") else {
+        eprintln!("skipped: ATLAS_TEST_KUBO names no Kubo daemon");
+        return;
+    };
+    let fixture = Fixture::new();
+    let pinner = fixture.start(&endpoint.parse().unwrap());
+    pinner.pin(fixture.root, "a name, with ümlaut").unwrap();
+    until("the pin", || pinner.status().done == 1).await;
+    let verified = pinner.verify(&fixture.root).await.unwrap();
+    assert_eq!((verified.blocks, verified.bytes), (3, fixture.store.used_bytes()));
+    let pins = pinner.client().pins().await.unwrap();
+    let expected = client::RemotePin { root: fixture.root, name: "a name, with ümlaut".into() };
+    assert!(pins.contains(&expected), "{pins:?}");
+    pinner.unpin(fixture.root).unwrap();
+    until("the unpin", || pinner.status().done == 2).await;
+    assert!(pinner.verify(&fixture.root).await.is_err());
+}
