@@ -471,18 +471,19 @@ mod tests {
         let (directory, files) = fixture();
         let source = directory.path().join("source");
         fs::create_dir(&source).unwrap();
-        for number in 0..5000 {
-            fs::write(source.join(format!("record number {number}")), format!("{number}")).unwrap();
+        let name = |number: usize| format!("{}-{number}", "record".repeat(20));
+        for number in 0..1800 {
+            fs::write(source.join(name(number)), format!("{number}")).unwrap();
         }
         let imported = files.import_path(&source).unwrap();
         let listed = files.list(&imported.cid).unwrap();
-        assert_eq!(listed.len(), 5000);
+        assert_eq!(listed.len(), 1800);
         let block = files.store().get(&imported.cid).unwrap().unwrap();
         assert!(matches!(decode(&imported.cid, &block).unwrap(), Node::Shard { .. }));
         let copy = directory.path().join("copy");
         files.export(&imported.cid, &copy).unwrap();
-        assert_eq!(fs::read_dir(&copy).unwrap().count(), 5000);
-        assert_eq!(fs::read_to_string(copy.join("record number 4321")).unwrap(), "4321");
+        assert_eq!(fs::read_dir(&copy).unwrap().count(), 1800);
+        assert_eq!(fs::read_to_string(copy.join(name(1234))).unwrap(), "1234");
     }
 
     #[test]
