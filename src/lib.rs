@@ -5,6 +5,8 @@ pub mod clock;
 pub mod codec;
 pub mod gossip;
 pub mod identity;
+pub mod ipfs;
 pub mod protocol;
+pub mod shard;
 pub mod store;
 pub mod types;
