@@ -140,7 +140,7 @@ pub enum Answer {
         /// Of the request.
         id: u64,
         /// The checkpoint, every claim of it checked.
-        result: Result<Checkpoint, checkpoint::Error>,
+        result: Result<Box<Checkpoint>, checkpoint::Error>,
     },
 }
 
@@ -151,7 +151,7 @@ pub fn perform(context: &Context, request: &Request) -> Answer {
             Answer::Kept { id: *id, task: request.task, result: guarded(|| keep(context, request)) }
         }
         Request::Load { id, root, now } => {
-            Answer::Loaded { id: *id, result: guarded(|| load(&*context.files, root, *now)) }
+            Answer::Loaded { id: *id, result: guarded(|| load(&*context.files, root, *now)).map(Box::new) }
         }
     }
 }

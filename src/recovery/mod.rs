@@ -9,5 +9,6 @@
 
 pub mod edge;
 mod state;
+mod task;
 
 pub use state::{Boundary, Config, Input, Output, State};

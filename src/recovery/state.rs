@@ -6,10 +6,13 @@ use std::{
     time::Duration,
 };
 
-use super::edge;
+use super::{
+    edge,
+    task::{Context, Task, Written},
+};
 use crate::{
     gossip::Rollback,
-    types::{CheckpointRef, ContentId, Digest, Generation, NodeKey, Round, Step, TaskId, Time},
+    types::{CheckpointRef, ContentId, Digest, Generation, JobId, NodeKey, Round, Step, TaskId, Time},
 };
 
 /// What an operator can choose.
@@ -104,7 +107,13 @@ pub enum Input {
         /// The task.
         task: TaskId,
     },
-    /// The node stops: finish what is in flight, take no more than what comes in [`Config::shutdown_within`].
+    /// The job ended: its tasks are released, and their generations no longer followed.
+    Ended {
+        /// The job.
+        job: JobId,
+    },
+    /// The node stops. Said once its scripts have stopped and their last checkpoints were reported; [`Output::Drained`] follows
+    /// within [`Config::shutdown_within`].
     Shutdown,
 }
 
@@ -177,37 +186,130 @@ pub struct Boundary {
     pub checkpoint: ContentId,
 }
 
+/// What is known of a task's generation, and a rollback that is ahead of it.
+#[derive(Debug, Default)]
+struct Known {
+    generation: Generation,
+    /// The last generation that a rollback was applied for.
+    voided: Option<Generation>,
+    /// The event that says that the known generation is over, until the ledger says so too.
+    ahead: Option<Box<Rollback>>,
+}
+
 /// The decisions.
 #[derive(Debug)]
 pub struct State {
-    config: Config,
-    outputs: VecDeque<Output>,
+    context: Context,
+    tasks: BTreeMap<TaskId, Task>,
+    known: BTreeMap<TaskId, Known>,
+    /// When a shutdown has waited long enough; gone again once it was said that it is over.
+    drain_until: Option<Time>,
 }
 
 impl State {
-    /// An empty state.
+    /// An empty state. Everything is rebuilt from the ledger after a restart.
     pub fn new(config: Config) -> Self {
-        Self { config, outputs: VecDeque::new() }
+        let context = Context { config, peers: Vec::new(), next_id: 0, outputs: VecDeque::new() };
+        Self { context, tasks: BTreeMap::new(), known: BTreeMap::new(), drain_until: None }
     }
 
-    /// The coordinator says something.
-    pub fn handle(&mut self, _input: Input, _now: Time) {}
+    /// The coordinator says something. What is about an unknown task or an earlier generation is ignored.
+    pub fn handle(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Began { task, generation, round, trace } => {
+                self.tasks.entry(task).or_default().begin(generation, round, trace);
+            }
+            Input::Checkpoint { task, generation, round, step, directory, round_end } => {
+                let written = Written { generation, round, step, directory, round_end };
+                self.tasks.entry(task).and_modify(|task| task.write(written));
+            }
+            Input::Edge(edge::Answer::Kept { id, task, result }) => {
+                let State { context, tasks, .. } = self;
+                tasks.entry(task).and_modify(|own| own.kept(task, id, result, context, now));
+            }
+            // The coordinator's own.
+            Input::Edge(edge::Answer::Loaded { .. }) => {}
+            Input::Held { id } => {
+                let State { context, tasks, .. } = self;
+                tasks.iter_mut().for_each(|(id_of_task, task)| task.held(*id_of_task, id, context));
+            }
+            Input::HoldFailed { id } => self.tasks.values_mut().for_each(|task| task.hold_failed(id)),
+            Input::Peers(peers) => self.context.peers = peers,
+            Input::Generation { task, generation } => self.on_generation(task, generation),
+            Input::Rollback(rollback) => self.on_rollback(rollback),
+            Input::Settled { task, round, applied } => {
+                let State { context, tasks, .. } = self;
+                tasks.entry(task).and_modify(|task| task.settle(round, applied, context));
+            }
+            Input::Released { task } => {
+                let until = now + self.context.config.retain;
+                self.tasks.entry(task).and_modify(|task| task.release(until));
+            }
+            Input::Ended { job } => {
+                let until = now + self.context.config.retain;
+                self.tasks.iter_mut().filter(|(id, _)| id.job == job).for_each(|(_, task)| task.release(until));
+                self.known.retain(|id, _| id.job != job);
+            }
+            Input::Shutdown => self.drain_until = Some(now + self.context.config.shutdown_within),
+        }
+        self.act(now);
+    }
 
     /// The next thing to do, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.context.outputs.pop_front()
     }
 
     /// When [`State::on_timeout`] is wanted next.
     pub fn poll_timeout(&self) -> Option<Time> {
-        None
+        self.tasks.values().filter_map(Task::wake).chain(self.drain_until).min()
     }
 
     /// The time named by [`State::poll_timeout`] has come.
-    pub fn on_timeout(&mut self, _now: Time) {}
+    pub fn on_timeout(&mut self, now: Time) {
+        self.act(now);
+    }
 
     /// The states of a round that this node can open, in the order of the trace.
-    pub fn boundaries(&self, _task: &TaskId, _round: Round) -> Vec<Boundary> {
-        Vec::new()
+    pub fn boundaries(&self, task: &TaskId, round: Round) -> Vec<Boundary> {
+        self.tasks.get(task).map(|task| task.boundaries(round)).unwrap_or_default()
+    }
+
+    /// Tasks whose newest checkpoint no other node holds yet, for `status`.
+    pub fn unheld(&self) -> Vec<TaskId> {
+        self.tasks.iter().filter(|(_, task)| task.waits_for_holder()).map(|(id, _)| *id).collect()
+    }
+
+    fn act(&mut self, now: Time) {
+        let State { context, tasks, .. } = self;
+        tasks.retain(|id, task| task.act(*id, context, now));
+        let idle = !self.tasks.values().any(|task| task.is_busy(&self.context));
+        if self.drain_until.take_if(|until| idle || *until <= now).is_some() {
+            self.context.outputs.push_back(Output::Drained);
+        }
+    }
+
+    fn on_generation(&mut self, task: TaskId, generation: Generation) {
+        let known = self.known.entry(task).or_default();
+        known.generation = known.generation.max(generation);
+        let confirmed = known.ahead.take_if(|rollback| rollback.void_generation < known.generation);
+        if let Some(rollback) = confirmed {
+            self.on_rollback(rollback);
+        }
+    }
+
+    /// A rollback counts once the ledger's generation is the next one. One that is older is stale; one that says that the
+    /// present generation is over waits for the ledger; one further ahead can't be judged, and the ledger will tell.
+    fn on_rollback(&mut self, rollback: Box<Rollback>) {
+        let Some(known) = self.known.get_mut(&rollback.task_id) else {
+            return;
+        };
+        let void = rollback.void_generation;
+        if void == known.generation {
+            known.ahead.get_or_insert(rollback);
+        } else if void.checked_add(1) == Some(known.generation) && known.voided < Some(void) {
+            known.voided = Some(void);
+            self.context.outputs.push_back(Output::ApplyRollback(rollback));
+        }
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod aggregate;
 pub mod edge;
+mod job;
 mod state;
 
 pub use state::{Config, Input, Opened, Output, State};

@@ -5,13 +5,16 @@ use std::{
     time::Duration,
 };
 
-use super::edge;
+use super::{
+    edge,
+    job::{Context, Following},
+};
 use crate::{
     gossip::JobUpdate,
     identity::Keypair,
     types::{
-        AggregationRule, ContentId, Digest, JobId, LedgerId, NodeKey, OuterStep, Quorum, Round, RoundOutcome, Signed,
-        Slot, Time, UpdateCodec,
+        AggregationRule, ContentId, Digest, JobId, LedgerId, NodeKey, OuterStep, Quorum, Round, RoundOutcome,
+        RoundVote, Signed, Slot, Time, UpdateCodec,
     },
 };
 
@@ -124,6 +127,20 @@ pub enum Input {
         /// The update.
         cid: ContentId,
     },
+    /// The model or momentum that [`Output::FetchModel`] asked for is in the store.
+    ModelHere {
+        /// The job.
+        job: JobId,
+        /// The file.
+        cid: ContentId,
+    },
+    /// It could not be fetched now; it is asked for again later.
+    ModelFailed {
+        /// The job.
+        job: JobId,
+        /// The file.
+        cid: ContentId,
+    },
     /// The answer to [`Output::Edge`].
     Edge(edge::Answer),
     /// A holder's proposal, from gossip; the envelope was checked.
@@ -176,6 +193,14 @@ pub enum Output {
         /// Its worker, who surely has it.
         node: NodeKey,
     },
+    /// Fetch the round's model or momentum; complete at once if it is here. [`Input::ModelHere`] or [`Input::ModelFailed`]
+    /// should follow; without either it is asked for again.
+    FetchModel {
+        /// The job.
+        job: JobId,
+        /// The file. The holders of the job's slots have it.
+        cid: ContentId,
+    },
     /// Run [`edge::perform`] off the loop and feed the answer back.
     Edge(edge::Request),
     /// Publish on the job's topic.
@@ -200,34 +225,134 @@ pub enum Output {
     },
 }
 
+/// A job that this node follows. Between two rounds only the last one's duration is known.
+#[derive(Debug, Default)]
+struct Job {
+    median: Option<Duration>,
+    open: Option<Following>,
+    wake: Option<Time>,
+}
+
 /// The decisions, for all jobs that this node follows.
 #[derive(Debug)]
 pub struct State {
-    config: Config,
-    keypair: Keypair,
-    outputs: VecDeque<Output>,
-    jobs: BTreeMap<JobId, ()>,
+    context: Context,
+    jobs: BTreeMap<JobId, Job>,
 }
 
 impl State {
     /// The state of the node with this key, which signs its votes.
     pub fn new(config: Config, keypair: Keypair) -> Self {
-        Self { config, keypair, outputs: VecDeque::new(), jobs: BTreeMap::new() }
+        Self { context: Context { config, keypair, next_id: 0, outputs: VecDeque::new() }, jobs: BTreeMap::new() }
     }
 
-    /// The coordinator says something.
-    pub fn handle(&mut self, _input: Input, _now: Time) {}
+    /// The coordinator says something. What is about no open round of a followed job is ignored: it is late, or will be
+    /// said again.
+    pub fn handle(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Opened(opened) => self.open(*opened, now),
+            Input::Closed { job, round } => self.close(&job, round),
+            Input::Ended { job } => drop(self.jobs.remove(&job)),
+            Input::Receipt { job, round, slot, node, update_cid, digest, samples, accepted_at } => {
+                let update = edge::Update { slot, cid: update_cid, digest, samples };
+                self.with(&job, now, |open| {
+                    if open.round() == round {
+                        open.receive(update, node, accepted_at);
+                    }
+                });
+            }
+            Input::ReceiptVoided { job, slot } => self.with(&job, now, |open| open.void(slot)),
+            Input::UpdateHere { job, cid, .. } | Input::ModelHere { job, cid } => {
+                self.with(&job, now, |open| open.content_here(&cid));
+            }
+            Input::UpdateFailed { job, cid, .. } | Input::ModelFailed { job, cid } => {
+                let again = now + self.context.config.retry;
+                self.with(&job, now, |open| open.content_failed(&cid, again));
+            }
+            Input::Edge(edge::Answer::Aggregated { id, job, result, .. }) => {
+                let again = now + self.context.config.retry;
+                self.with(&job, now, |open| open.aggregated(id, result, again));
+            }
+            // The coordinator's own.
+            Input::Edge(edge::Answer::Packaged { .. }) => {}
+            Input::Proposal { from, outcome, vote } => self.on_proposal(from, *outcome, vote, now),
+            Input::Vote { vote } => self.on_vote(vote, now),
+            Input::HoldersChanged { job, slots } => self.with(&job, now, |open| open.set_holders(&slots)),
+        }
+    }
 
     /// The next thing to do, in order.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        self.context.outputs.pop_front()
     }
 
     /// When [`State::on_timeout`] is wanted next.
     pub fn poll_timeout(&self) -> Option<Time> {
-        None
+        self.jobs.values().filter_map(|job| job.wake).min()
     }
 
     /// The time named by [`State::poll_timeout`] has come.
-    pub fn on_timeout(&mut self, _now: Time) {}
+    pub fn on_timeout(&mut self, now: Time) {
+        for job in self.jobs.values_mut().filter(|job| job.wake.is_some_and(|wake| wake <= now)) {
+            job.wake = job.open.as_mut().and_then(|open| open.act(&mut self.context, now));
+        }
+    }
+
+    fn open(&mut self, opened: Opened, now: Time) {
+        let id = opened.job;
+        let job = self.jobs.entry(id).or_default();
+        if job.open.as_ref().is_some_and(|open| open.round() >= opened.round) {
+            return;
+        }
+        job.median = job.open.take().and_then(|open| open.median()).or(job.median);
+        job.open = Some(Following::new(opened, self.context.keypair.node_key(), job.median));
+        self.with(&id, now, |_| {});
+    }
+
+    fn close(&mut self, job: &JobId, round: Round) {
+        let Some(job) = self.jobs.get_mut(job) else {
+            return;
+        };
+        if let Some(open) = job.open.take_if(|open| open.round() <= round) {
+            job.median = open.median().or(job.median);
+            job.wake = None;
+        }
+    }
+
+    /// Changes an open round and then does everything that is due in it.
+    fn with(&mut self, job: &JobId, now: Time, change: impl FnOnce(&mut Following)) {
+        if let Some(job) = self.jobs.get_mut(job)
+            && let Some(open) = &mut job.open
+        {
+            change(open);
+            job.wake = open.act(&mut self.context, now);
+        }
+    }
+
+    fn on_proposal(&mut self, from: NodeKey, outcome: RoundOutcome, vote: Signed, now: Time) {
+        let Ok(opened) = vote.open::<RoundVote>() else {
+            return;
+        };
+        let digest = outcome.digest();
+        if opened.node != from || vote.signer != from || opened.outcome != digest || opened.round != outcome.round {
+            return;
+        }
+        self.with(&outcome.job.clone(), now, |open| {
+            if open.round() == outcome.round && open.is_candidate(&from) {
+                open.propose(from, digest, outcome, now);
+                open.vote(digest, from, vote);
+            }
+        });
+    }
+
+    fn on_vote(&mut self, signed: Signed, now: Time) {
+        let Ok(vote) = signed.open::<RoundVote>() else {
+            return;
+        };
+        self.with(&vote.job, now, |open| {
+            if open.round() == vote.round && vote.node == signed.signer && open.is_candidate(&vote.node) {
+                open.vote(vote.outcome, vote.node, signed);
+            }
+        });
+    }
 }

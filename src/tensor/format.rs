@@ -168,7 +168,7 @@ fn byte_length(dtype: Dtype, shape: &[usize]) -> Result<u64, &'static str> {
     if shape.len() > MAX_RANK {
         return Err("it has over 8 dimensions");
     }
-    if dtype.bitsize() % 8 != 0 {
+    if !dtype.bitsize().is_multiple_of(8) {
         return Err("its elements are no whole bytes");
     }
     // Over the dimensions that are not zero: a later zero must not hide an overflow from whoever multiplies in order.

@@ -157,8 +157,8 @@ mod tests {
         let leaf = |name: &str, shape: &[u64], data: &[u8]| {
             let hashes: Vec<_> = data.chunks(1 << 20).map(merkle::leaf).collect();
             let mut bytes = b"\0\0\0\0\x0fatlas/tensor/v1".to_vec();
-            bytes.extend([&(name.len() as u32).to_be_bytes()[..], name.as_bytes(), b"\0\0\0\x02U8"].concat());
-            bytes.extend((shape.len() as u32).to_be_bytes());
+            bytes.extend([&length(name.len()).to_be_bytes()[..], name.as_bytes(), b"\0\0\0\x02U8"].concat());
+            bytes.extend(length(shape.len()).to_be_bytes());
             shape.iter().for_each(|dimension| bytes.extend(dimension.to_be_bytes()));
             bytes.extend(merkle::root(&hashes).0);
             Digest::of(&bytes)
