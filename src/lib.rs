@@ -3,6 +3,7 @@
 pub mod chain;
 pub mod clock;
 pub mod codec;
+pub mod executor;
 pub mod gossip;
 pub mod identity;
 pub mod protocol;
