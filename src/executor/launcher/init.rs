@@ -19,7 +19,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use rustix::process::{set_child_subreaper, set_parent_process_death_signal};
+use rustix::process::set_child_subreaper;
 
 use super::{Error, Stage, next_stage};
 
@@ -43,8 +43,8 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// Starts the script, obeys the node, reaps, and returns the script's exit code.
 pub(super) fn run(spec: &Path) -> Result<u8, Error> {
-    // If `isolate` is killed, this stage goes too. Should it have gone already, the pipe says so.
-    let _ = set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // No parent-death signal: should `isolate` be killed, the node sees it and closes the pipe, and there is still time
+    // to end the others.
     let _ = set_child_subreaper(Some(rustix::process::getpid()));
     if is_first() {
         own_proc();
