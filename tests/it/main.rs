@@ -1,0 +1,3 @@
+//! Integration tests: real processes, real files, real sockets.
+
+mod executor;
