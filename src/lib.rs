@@ -4,6 +4,7 @@ pub mod chain;
 pub mod clock;
 pub mod codec;
 pub mod gossip;
+pub mod health;
 pub mod identity;
 pub mod protocol;
 pub mod store;
