@@ -21,3 +21,6 @@ pub use behaviour::Behaviour;
 pub use speed::SpeedError;
 pub use state::{Config, Event, Input, State};
 pub use watched::Standing;
+
+#[cfg(test)]
+mod tests;

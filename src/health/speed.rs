@@ -355,7 +355,9 @@ mod tests {
                 let (bytes, response) = match request {
                     Request::Ping { nonce } => (0, Response::Pong { nonce }),
                     Request::Download { bytes } => (u64::from(bytes), Response::Data(filler(bytes as usize))),
-                    Request::Upload(data) => (data.len() as u64, Response::Received { bytes: data.len() as u32 }),
+                    Request::Upload(data) => {
+                        (data.len() as u64, Response::Received { bytes: u32::try_from(data.len()).unwrap() })
+                    }
                     other => panic!("{other:?} is no part of a speed test"),
                 };
                 moved += bytes;
