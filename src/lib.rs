@@ -7,5 +7,6 @@ pub mod gossip;
 pub mod health;
 pub mod identity;
 pub mod protocol;
+pub mod resource;
 pub mod store;
 pub mod types;
