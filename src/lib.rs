@@ -10,3 +10,4 @@ pub mod protocol;
 pub mod resource;
 pub mod store;
 pub mod types;
+pub mod validator;
