@@ -6,6 +6,7 @@ pub mod codec;
 pub mod gossip;
 pub mod health;
 pub mod identity;
+pub mod network;
 pub mod protocol;
 pub mod resource;
 pub mod store;
