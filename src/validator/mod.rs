@@ -50,6 +50,14 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// The default, for the chain ids of `ledgers.accept`; `*` stands for all.
+    pub fn accepting(chain_ids: &[String]) -> Self {
+        let all = chain_ids.iter().any(|name| name == "*");
+        Self { ledgers: (!all).then(|| chain_ids.iter().cloned().collect()), ..Self::default() }
+    }
+}
+
 /// What is known when the question is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {

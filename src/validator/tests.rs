@@ -229,9 +229,13 @@ fn an_ended_paused_or_late_job_gives_no_work() {
 
 #[test]
 fn the_operator_decides_for_whom_the_node_works() {
-    let accepted = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>());
-    assert_eq!(Case::with(|case| case.policy.ledgers = accepted(&["atlas-chain"])).ask(), Ok(()));
-    let other = Case::with(|case| case.policy.ledgers = accepted(&["lab"]));
+    let accepting = |names: &[&str]| {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        Case::with(|case| case.policy = Policy::accepting(&names))
+    };
+    assert_eq!(accepting(&["lab", "atlas-chain"]).ask(), Ok(()));
+    assert_eq!(accepting(&["lab", "*"]).ask(), Ok(()));
+    let other = accepting(&["lab"]);
     assert_eq!(other.ask(), Err(Rejection::LedgerNotAccepted { ledger: "atlas-chain".into() }));
 
     let mut unsettled = other;
