@@ -118,15 +118,23 @@ mod tests {
         }
 
         #[test]
-        fn a_message_with_a_flipped_byte_is_another_message_or_none(at in 0_usize..60, flip in 1_u8..) {
+        fn a_damaged_message_is_read_or_refused_and_damage_to_its_content_shows(at in 0_usize..50, flip in 1_u8..) {
             let request = Request::ProbeFor { node: NodeKey([7; 32]) };
             let mut bytes = request.clone().encode().concat();
-            let at = at % bytes.len();
+            let content = bytes.len() - 32;
             bytes[at] ^= flip;
-            if let Ok(other) = Request::decode(bytes.into()) {
-                prop_assert_ne!(other, request);
-            }
+            let read = Request::decode(bytes.into()).ok();
+            prop_assert!(at < content || read.is_some_and(|read| read != request));
         }
+    }
+
+    #[test]
+    fn a_choice_written_as_an_array_is_read_too() {
+        // CBOR as we read it is not canonical: nothing may take the bytes of an unsigned message for its identity.
+        let mut bytes = Request::Ping { nonce: 7 }.encode().concat();
+        assert_eq!(bytes[0], 0xa1, "a map of one entry");
+        bytes[0] = 0x82;
+        assert_eq!(Request::decode(bytes.into()).unwrap(), Request::Ping { nonce: 7 });
     }
 
     #[test]
