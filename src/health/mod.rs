@@ -11,6 +11,7 @@
 //! - it never frees a task: the ledger does, in its own time, from the beats that reached it.
 
 pub mod behaviour;
+mod interface;
 mod probing;
 mod speed;
 mod state;
@@ -18,8 +19,9 @@ mod watched;
 pub mod wire;
 
 pub use behaviour::Behaviour;
+pub use interface::{Config, Event, Input};
 pub use speed::SpeedError;
-pub use state::{Config, Event, Input, State};
+pub use state::State;
 pub use watched::Standing;
 
 #[cfg(test)]
