@@ -48,6 +48,8 @@ enum Arrival {
 struct Mesh {
     now: Time,
     nodes: Vec<Option<State>>,
+    /// Of each node; deriving them anew for each message would cost more than all else.
+    peers: Vec<PeerId>,
     weather: Weather,
     random: u64,
     arrivals: BTreeMap<(Time, u64), Arrival>,
@@ -64,6 +66,7 @@ impl Mesh {
         let mut mesh = Self {
             now: START,
             nodes: Vec::new(),
+            peers: (0..size).map(|index| key(index).peer_id()).collect(),
             weather,
             random: seed,
             arrivals: BTreeMap::new(),
@@ -91,8 +94,8 @@ impl Mesh {
         self.collect(index);
     }
 
-    fn index(peer: &PeerId, size: usize) -> usize {
-        (0..size).find(|index| key(*index).peer_id() == *peer).expect("peers are of this mesh")
+    fn index(&self, peer: &PeerId) -> usize {
+        self.peers.iter().position(|known| known == peer).expect("peers are of this mesh")
     }
 
     /// SplitMix64 (Steele, Lea and Flood, 2014).
@@ -123,7 +126,7 @@ impl Mesh {
             match action {
                 Action::Event(event) => self.events.push((self.now, index, event)),
                 Action::Request { peer, id, request } => {
-                    let to = Self::index(&peer, self.nodes.len());
+                    let to = self.index(&peer);
                     self.open.insert((index, id));
                     self.send(index, to, Arrival::Request { from: index, to, id, request });
                     let timeout = Arrival::Response { from: to, to: index, id, result: Err(SendError::Timeout) };
@@ -145,7 +148,7 @@ impl Mesh {
                 let token = ResponseToken(self.count);
                 if let Some(node) = &mut self.nodes[to] {
                     self.tokens.insert(token, (from, id));
-                    node.on_request(key(from).peer_id(), token, request, now);
+                    node.on_request(self.peers[from], token, request, now);
                     self.collect(to);
                 }
             }
@@ -153,7 +156,7 @@ impl Mesh {
                 if let Some(node) = &mut self.nodes[to]
                     && self.open.remove(&(to, id))
                 {
-                    node.on_response(key(from).peer_id(), id, result, now);
+                    node.on_response(self.peers[from], id, result, now);
                     self.collect(to);
                 }
             }
