@@ -1,5 +1,6 @@
 //! Atlas node: the compute node of the Atlas network.
 
+pub mod api;
 pub mod chain;
 pub mod clock;
 pub mod codec;
