@@ -7,10 +7,16 @@
 //! Nothing here decides anything. Field names in JSON are those of the network's documentation; peers are text,
 //! so that no consumer needs libp2p to read them.
 
+pub mod client;
 mod command;
 mod error;
 mod event;
+mod prometheus;
 mod reply;
+mod routes;
+pub mod server;
+pub mod socket;
+mod stream;
 pub mod views;
 
 pub use command::{Command, Infer, Register, ShardAdd, ShardGet, Submit, SubmitPrepared};
