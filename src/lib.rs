@@ -4,6 +4,7 @@ pub mod api;
 pub mod chain;
 pub mod clock;
 pub mod codec;
+pub mod config;
 pub mod gossip;
 pub mod identity;
 pub mod protocol;
