@@ -2,11 +2,14 @@
 
 pub mod api;
 pub mod chain;
+pub mod cli;
 pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod gossip;
 pub mod identity;
+pub mod node;
 pub mod protocol;
 pub mod store;
+pub mod submit;
 pub mod types;
