@@ -45,6 +45,15 @@
 //! hidden = 128
 //! ```
 //!
+//! One more table has no defaults and is read by `testnet` alone: how the held-out records, lines of comma-separated numbers, become
+//! questions.
+//!
+//! ```toml
+//! [evaluation]
+//! label_column = 64                  # the right answer, counted from 0; the other columns are the question
+//! input = "pixels"                   # wraps the question in an object; without it the question is a plain list
+//! ```
+//!
 //! Relative paths start at the directory of the job file. A text that reads as a CID is one; write `./` before a
 //! file that is named like one.
 
@@ -123,6 +132,19 @@ pub struct JobFile {
     pub resources: Resources,
     /// Parameters of the script: a JSON object with sorted keys.
     pub config: String,
+    /// How held-out records become questions.
+    pub evaluation: Option<Evaluation>,
+}
+
+/// How held-out records become questions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Evaluation {
+    /// The column with the right answer, counted from 0.
+    pub label_column: usize,
+    /// The name under which the other columns stand in the question; `None` for a plain list.
+    pub input: Option<String>,
+    /// The first line is none of the records.
+    pub header: bool,
 }
 
 /// Where content comes from.
@@ -226,6 +248,14 @@ struct Typed {
     resources: TypedResources,
     #[serde(default)]
     config: toml::Table,
+    evaluation: Option<TypedEvaluation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TypedEvaluation {
+    label_column: usize,
+    input: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -340,6 +370,9 @@ impl Typed {
         if deadline < round_limit {
             return Err(Error::value("deadline", "must not be shorter than `round_limit`"));
         }
+        let header = self.data.header;
+        let evaluation =
+            self.evaluation.map(|TypedEvaluation { label_column, input }| Evaluation { label_column, input, header });
         Ok(JobFile {
             name,
             model_id,
@@ -368,6 +401,7 @@ impl Typed {
             rule: self.update.rule,
             resources: self.resources.check()?,
             config: config_text(self.config)?,
+            evaluation,
         })
     }
 }

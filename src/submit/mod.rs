@@ -9,7 +9,7 @@ mod duration;
 mod job_file;
 mod prepare;
 
-pub use job_file::{Content, Data, JobFile, Records};
+pub use job_file::{Content, Data, Evaluation, JobFile, Records};
 pub use prepare::{Overrides, Prepared, prepare};
 
 use std::{io, path::PathBuf};
