@@ -12,6 +12,7 @@ mod command;
 mod error;
 mod event;
 mod prometheus;
+mod records;
 mod reply;
 mod routes;
 pub mod server;
@@ -22,10 +23,11 @@ pub mod views;
 pub use command::{Command, Infer, Register, ShardAdd, ShardGet, Submit, SubmitPrepared};
 pub use error::{Error, ErrorCode};
 pub use event::NodeEvent;
+pub use records::{Job, JobDetail, Node, Round, Task};
 pub use reply::{
-    Account, BytesMoved, Capacity, CheckpointLine, Done, Health, Inference, IpfsStatus, Job, JobDetail, LedgerStatus,
-    LedgerWay, Logs, Metrics, Node, Peer, Proof, Protection, Python, Reply, ResourceStatus, Round, Run, Shard, Status,
-    Submitted, Task, TaskSummary, Traffic,
+    Account, BytesMoved, Capacity, CheckpointLine, Done, Health, Inference, IpfsStatus, LedgerStatus, LedgerWay, Logs,
+    Metrics, Peer, Proof, Protection, Python, Reply, ResourceStatus, Run, Shard, Status, Submitted, TaskSummary,
+    Traffic,
 };
 
 use tokio::sync::oneshot;

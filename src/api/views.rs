@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::reply::{Job, JobDetail, Node, Round, Task};
+use super::{Job, JobDetail, Node, Round, Task};
 use crate::{
     chain::records,
     identity,

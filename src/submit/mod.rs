@@ -8,6 +8,7 @@
 mod duration;
 mod job_file;
 mod prepare;
+mod typed;
 
 pub use job_file::{Content, Data, Evaluation, JobFile, Records};
 pub use prepare::{Overrides, Prepared, prepare};

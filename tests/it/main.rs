@@ -1,0 +1,3 @@
+//! Integration tests: one binary, because each binary links everything again.
+
+mod architecture;
