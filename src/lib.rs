@@ -6,6 +6,7 @@ pub mod cli;
 pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod executor;
 pub mod gossip;
 pub mod identity;
 pub mod node;

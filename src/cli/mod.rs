@@ -36,7 +36,7 @@ use clap::{Args, Parser, Subcommand};
 pub use error::Error;
 use output::Output;
 
-use crate::api::client::Client;
+use crate::{api::client::Client, executor::launcher};
 
 const EXIT_CODES: &str = "Exit codes:
   0  done
@@ -109,9 +109,6 @@ enum Command {
     Script(script::Script),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
-    /// Start a script in its sandbox; the node runs this itself.
-    #[command(name = "__launch", hide = true)]
-    Launch(script::Launch),
 }
 
 /// What every command gets.
@@ -129,8 +126,12 @@ impl Context {
 
 /// Reads the command line, does what it says, and gives the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    let mut arguments = std::env::args_os().skip(1);
+    // The node starts this itself. The launcher forks and unshares, which is sound only while there is a single thread.
+    if arguments.next().is_some_and(|command| command == launcher::COMMAND) {
+        return launcher::main(arguments);
+    }
+    match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error.report();
@@ -141,8 +142,6 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Error> {
     let command = match cli.command {
-        // The launcher forks and unshares, which is sound only while there is a single thread: no runtime here.
-        Command::Launch(launch) => return launch.run(),
         Command::Completions(completions) => return completions.run(&mut Output::new(cli.global.json)),
         command => command,
     };
@@ -171,7 +170,7 @@ async fn dispatch(command: Command, mut context: Context) -> Result<(), Error> {
         Command::Ledger => ledger::run(context).await,
         Command::Testnet(testnet) => testnet.run(context).await,
         Command::Script(script) => script.run(context),
-        Command::Launch(_) | Command::Completions(_) => Ok(()),
+        Command::Completions(_) => Ok(()),
     }
 }
 

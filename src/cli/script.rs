@@ -1,8 +1,8 @@
-//! `script check` for whoever writes a bundle, and the hidden `__launch` that starts one in its sandbox.
+//! `script check`: for whoever writes a bundle.
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use super::{Context, Error};
 
@@ -24,20 +24,5 @@ impl Script {
         let Self::Check { bundle, python } = self;
         let _ = (bundle, python);
         Err(Error::Failed("`script check` is not part of this build".to_owned()))
-    }
-}
-
-/// What the node tells the launcher.
-#[derive(Debug, Args)]
-pub(super) struct Launch {
-    /// Passed on as it is.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<std::ffi::OsString>,
-}
-
-impl Launch {
-    pub(super) fn run(self) -> Result<(), Error> {
-        let _ = self.arguments;
-        Err(Error::Failed("the launcher is not part of this build".to_owned()))
     }
 }

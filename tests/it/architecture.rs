@@ -1,7 +1,6 @@
 //! Fails, with the reason, where the source breaks a rule of the architecture (the crate doc of `src/lib.rs`).
 //!
 //! The rules are about text, so a rule looks at source lines without comments and without the tests at a file's end.
-#![expect(clippy::unwrap_used, reason = "a test that can't read the source has failed")]
 
 use std::{
     collections::BTreeSet,
