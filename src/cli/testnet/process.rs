@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use crate::{
     api::{Metrics, client::Client},
     cli::Error,
+    config::keys::KEYS,
 };
 
 /// From SIGTERM to SIGKILL at the end. A node that stops in order saves checkpoints and says goodbye.
@@ -47,7 +48,13 @@ impl NodeProcess {
         let failed = |source| Error::File { path: log.clone(), source };
         let output = File::create(&log).map_err(failed)?;
         let program = std::env::current_exe().map_err(failed)?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        // A test network is the same whatever its user's own node is told.
+        for key in KEYS {
+            command.env_remove(key.variable).env_remove(key.atlas_variable());
+        }
+        let child = command
+            .env_remove("ATLAS_CONFIG")
             .arg("--data-dir")
             .arg(&data_dir)
             .args(["start", "--exit-with-parent", "--node-id", label])
