@@ -13,9 +13,12 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Account, CheckpointLine, Done, Health, Infer, Inference, Job, JobDetail, Logs, Metrics, Node, NodeEvent, Peer,
-    Proof, Register, Run, Shard, ShardAdd, ShardGet, Status, Submit, SubmitPrepared, Submitted, Task, routes, socket,
+    Register, Run, Shard, ShardAdd, ShardGet, Status, Submit, SubmitPrepared, Submitted, Task, routes, socket,
 };
-use crate::types::{JobId, Round, TaskId};
+use crate::{
+    proof::evidence::Evidence,
+    types::{JobId, Round, TaskId},
+};
 
 /// The server answers within its own limits; this much later the connection is given up.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -165,7 +168,7 @@ impl Client {
     }
 
     /// See [`super::Command::ProofOf`].
-    pub async fn proof(&self, task: TaskId, round: Round) -> Result<Proof, Error> {
+    pub async fn proof(&self, task: TaskId, round: Round) -> Result<Evidence, Error> {
         self.get(&format!("/v1/tasks/{task}/proofs/{round}")).await
     }
 

@@ -69,7 +69,7 @@ pub enum Command {
         /// Lines wanted; the node sends at most its own limit.
         tail: u32,
     },
-    /// The signed receipt of a task's round with its attestation. → `Proof`.
+    /// What this node can show of a task's round: the signed receipt and whatever makes it checkable. → `Proof`.
     ProofOf {
         /// Which task.
         task: TaskId,

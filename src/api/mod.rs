@@ -26,8 +26,7 @@ pub use event::NodeEvent;
 pub use records::{Job, JobDetail, Node, Round, Task};
 pub use reply::{
     Account, BytesMoved, Capacity, CheckpointLine, Done, Health, Inference, IpfsStatus, LedgerStatus, LedgerWay, Logs,
-    Metrics, Peer, Proof, Protection, Python, Reply, ResourceStatus, Run, Shard, Status, Submitted, TaskSummary,
-    Traffic,
+    Metrics, Peer, Protection, Python, Reply, ResourceStatus, Run, Shard, Status, Submitted, TaskSummary, Traffic,
 };
 
 use tokio::sync::oneshot;

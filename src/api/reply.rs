@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::records::{Job, JobDetail, Node, Task};
-use crate::types::{ContentId, Digest, Generation, JobId, Receipt, Resources, Step, TaskId, TaskStatus, Time};
+use crate::{
+    proof::evidence::Evidence,
+    types::{ContentId, Digest, Generation, JobId, Resources, Step, TaskId, TaskStatus, Time},
+};
 
 /// The answer to one [`super::Command`]. In JSON it is the inner value alone: each route has one shape.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,7 +29,7 @@ pub enum Reply {
     Shards(Vec<Shard>),
     Checkpoints(Vec<CheckpointLine>),
     Logs(Logs),
-    Proof(Box<Proof>),
+    Proof(Box<Evidence>),
     Account(Account),
     Metrics(Box<Metrics>),
     Done(Done),
@@ -331,17 +334,6 @@ pub struct Logs {
     pub lines: Vec<String>,
     /// Earlier lines were left out.
     pub truncated: bool,
-}
-
-/// A receipt with another node's word on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proof {
-    /// The decoded receipt, for people.
-    pub receipt: Receipt,
-    /// The signed receipt: hexadecimal CBOR of [`crate::types::Signed`].
-    pub signed_receipt: String,
-    /// The signed attestation, likewise.
-    pub signed_attestation: Option<String>,
 }
 
 /// The node's own account.
