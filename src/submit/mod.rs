@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// The data set can't be cut.
     #[error("`data` of the job file: the data set can't be cut")]
-    Cut(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Cut(#[from] crate::shard::dataset::Error),
 }
 
 impl Error {

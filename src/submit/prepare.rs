@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Content, Error, JobFile};
+use super::{Content, Error, JobFile, Records};
 use crate::{
+    shard::dataset::{self, CutSpec, Manifest, RecordFormat},
     store::Files,
     types::{ContentId, JobSpec, ShardSpec},
 };
@@ -35,27 +36,31 @@ impl Prepared {
     }
 }
 
-/// Imports bundle and model, cuts the data set. Relative paths start at `base_directory`.
+/// Imports bundle and model, cuts the data set. Relative paths start at `base_directory`; `scratch` is a directory that holds the
+/// data set once more while it is cut.
 ///
 /// Content that the file names by CID must be in the store already ([`JobFile::needs`]).
 pub fn prepare(
     job: &JobFile,
     base_directory: &Path,
+    scratch: &Path,
     overrides: Overrides,
     files: &dyn Files,
 ) -> Result<Prepared, Error> {
     let job = overridden(job, overrides)?;
     let bundle = import_bundle(&job.bundle, base_directory, files)?;
     let model = import("model", &job.model, base_directory, files)?;
-    let cut = cut(&job, base_directory, files)?;
+    let scratch = scratch_in(scratch)?;
+    let manifest = cut(&job, base_directory, scratch.path(), files)?;
+    let dataset_cid = manifest.store(files).map_err(dataset::Error::Store)?;
     let spec = JobSpec {
         name: job.name.clone(),
         model_id: job.model_id.clone(),
         task_type: job.task_type,
         bundle,
         model,
-        dataset_cid: cut.manifest,
-        held_out: cut.held_out,
+        dataset_cid,
+        held_out: manifest.held_out,
         seed: job.seed,
         rounds: job.rounds,
         local_steps: job.local_steps,
@@ -74,7 +79,7 @@ pub fn prepare(
         copies: job.copies,
         session: job.session,
     };
-    Ok(Prepared { spec, shards: cut.shards })
+    Ok(Prepared { spec, shards: manifest.shards })
 }
 
 fn overridden(job: &JobFile, overrides: Overrides) -> Result<JobFile, Error> {
@@ -111,17 +116,126 @@ fn shown(content: &Content, base: &Path) -> PathBuf {
     }
 }
 
+fn scratch_in(parent: &Path) -> Result<tempfile::TempDir, Error> {
+    let made = tempfile::Builder::new().prefix("cut-").tempdir_in(parent);
+    made.map_err(|source| dataset::Error::Io { path: parent.to_owned(), source }.into())
+}
+
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A data set in pieces.
-struct Cut {
-    manifest: ContentId,
-    held_out: Option<ContentId>,
-    shards: Vec<ShardSpec>,
+/// Cuts the data set; one that is named by CID is written to `scratch` first, because cutting reads it at random.
+fn cut(job: &JobFile, base: &Path, scratch: &Path, files: &dyn Files) -> Result<Manifest, Error> {
+    let (source, file_name) = match &job.data.source {
+        Content::Path(path) => (base.join(path), file_name(path)?),
+        Content::Cid(cid) => {
+            let path = scratch.join("data");
+            files.export(cid, &path).map_err(|source| Error::Import {
+                key: "data.path",
+                path: cid.to_string().into(),
+                source,
+            })?;
+            (path, "data".to_owned())
+        }
+    };
+    let format = match job.data.records {
+        Records::Lines { header } => RecordFormat::Lines { header },
+        Records::Fixed { bytes } => RecordFormat::Fixed { bytes },
+    };
+    let scratch = scratch.to_owned();
+    let spec =
+        CutSpec { source, format, seed: job.seed, slots: job.shards, held_out: job.data.held_out, file_name, scratch };
+    Ok(dataset::cut(&spec, files)?)
 }
 
-fn cut(_job: &JobFile, _base: &Path, _files: &dyn Files) -> Result<Cut, Error> {
-    Err(Error::Cut("cutting data sets is not part of this build".into()))
+fn file_name(path: &Path) -> Result<String, Error> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned).ok_or_else(|| Error::value("data.path", "names a file with a name in UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{shard, store::blocks};
+
+    const JOB: &str = "name='ridge'\nbundle='bundle'\nmodel='model.safetensors'\nseed=7\nrounds=2\nlocal_steps=5\n\
+                       shards=3\n[data]\npath='table.csv'\nheader=true\nheld_out=0.25\n";
+
+    /// A directory with a bundle, a model and a table of 20 records, and a block store.
+    fn scene() -> (tempfile::TempDir, shard::Files) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::create_dir(path.join("bundle")).unwrap();
+        fs::write(path.join("bundle/atlas.toml"), "name = 'ridge'").unwrap();
+        fs::write(path.join("model.safetensors"), "weights").unwrap();
+        let table: String = (0..20).map(|record| format!("{record},{}\n", record * 2)).collect();
+        fs::write(path.join("table.csv"), format!("x,y\n{table}")).unwrap();
+        let store = blocks::BlockStore::open(&path.join("blocks"), blocks::Quota { bytes: 1 << 30 }).unwrap();
+        (directory, shard::Files::new(store))
+    }
+
+    fn prepared(
+        text: &str,
+        overrides: Overrides,
+        scene: &(tempfile::TempDir, shard::Files),
+    ) -> Result<Prepared, Error> {
+        let base = scene.0.path();
+        prepare(&JobFile::parse(text).unwrap(), base, base, overrides, &scene.1)
+    }
+
+    #[test]
+    fn a_job_file_becomes_a_job_whose_content_is_stored() {
+        let scene = scene();
+        let first = prepared(JOB, Overrides::default(), &scene).unwrap();
+        assert_eq!(first.shards.iter().map(|shard| shard.records).collect::<Vec<_>>(), [5, 5, 5]);
+        for root in first.roots() {
+            let to = scene.0.path().join(format!("out-{root}"));
+            scene.1.export(&root, &to).unwrap();
+        }
+        let held_out = scene.0.path().join(format!("out-{}", first.spec.held_out.unwrap())).join("table.csv");
+        assert_eq!(fs::read_to_string(held_out).unwrap().lines().count(), 1 + 5, "a header and a quarter of 20");
+        assert_eq!(prepared(JOB, Overrides::default(), &scene).unwrap(), first, "the same file is the same job");
+    }
+
+    #[test]
+    fn the_command_line_overrides_counts_and_stays_within_their_range() {
+        let scene = scene();
+        let two = Overrides { shards: Some(2), copies: Some(0) };
+        let job = prepared(JOB, two, &scene).unwrap();
+        assert_eq!((job.shards.len(), job.spec.copies), (2, 0));
+        assert!(prepared(JOB, Overrides { shards: Some(0), copies: None }, &scene).is_err());
+    }
+
+    #[test]
+    fn content_is_named_by_cid_as_well_as_by_path() {
+        let scene = scene();
+        let by_path = prepared(JOB, Overrides::default(), &scene).unwrap();
+        let table = scene.1.import_path(&scene.0.path().join("table.csv")).unwrap().cid;
+        let text = JOB
+            .replace("'bundle'", &format!("'{}'", by_path.spec.bundle))
+            .replace("'model.safetensors'", &format!("'{}'", by_path.spec.model))
+            .replace("'table.csv'", &format!("'{table}'"));
+        let by_cid = prepared(&text, Overrides::default(), &scene).unwrap();
+        assert_eq!((by_cid.spec.bundle, by_cid.spec.model), (by_path.spec.bundle, by_path.spec.model));
+        assert_eq!(by_cid.shards.len(), 3);
+    }
+
+    #[test]
+    fn what_is_missing_or_no_bundle_is_named_by_its_key() {
+        let scene = scene();
+        for (from, to, expected) in [
+            ("'bundle'", "'nowhere'", "`bundle`"),
+            ("'bundle'", "'blocks'", "atlas.toml"),
+            ("'model.safetensors'", "'nowhere'", "`model`"),
+            ("'table.csv'", "'nowhere'", "`data`"),
+        ] {
+            let error = prepared(&JOB.replace(from, to), Overrides::default(), &scene).unwrap_err();
+            assert!(error.to_string().contains(expected), "{to}: {error}");
+        }
+        let few = prepared(JOB, Overrides { shards: Some(16), copies: None }, &scene).unwrap_err();
+        assert!(matches!(few, Error::Cut(_)), "{few}");
+    }
 }
