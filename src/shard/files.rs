@@ -421,6 +421,21 @@ mod tests {
         assert!(matches!(error, Error::TooLong { limit: 100, .. }), "{error}");
     }
 
+    /// A name that Kubo 0.42 gave with the profile `unixfs-v1-2025`.
+    #[test]
+    fn kubo_gives_a_directory_the_same_name() {
+        let (directory, files) = fixture();
+        let source = directory.path().join("source");
+        fs::create_dir_all(source.join("deep/er")).unwrap();
+        fs::create_dir(source.join("empty")).unwrap();
+        fs::write(source.join("b.txt"), "b").unwrap();
+        fs::write(source.join("a.bin"), vec![0; CHUNK_BYTES + 7]).unwrap();
+        fs::write(source.join("deep/er/c"), "c").unwrap();
+        fs::write(source.join("Z ü"), "ü").unwrap();
+        let imported = files.import_path(&source).unwrap();
+        assert_eq!(imported.cid.to_string(), "bafybeiejis5prmx75ijntkl6gmcnfhva55qjbzna7wu37cminqh3qfaxhe");
+    }
+
     #[test]
     fn links_to_elsewhere_are_not_followed() {
         let (directory, files) = fixture();

@@ -319,6 +319,33 @@ mod tests {
         assert_eq!(root.size, 7 * (1024 * 1024 + 1));
     }
 
+    /// Names that Kubo 0.42 gave with the profile `unixfs-v1-2025`.
+    #[test]
+    fn kubo_gives_the_same_names() {
+        let zeros = |length: usize| {
+            let size = length as u64;
+            Part { cid: dag_pb::content_id(RAW, &vec![0; length]), size, total_size: size }
+        };
+        let (chunk, one) = (zeros(CHUNK_BYTES), zeros(1));
+        let file = |leaves: &[Part]| {
+            let mut put = |_: Vec<u8>| Ok::<_, ()>(());
+            let mut builder = FileBuilder::default();
+            leaves.iter().for_each(|leaf| builder.push(*leaf, &mut put).unwrap());
+            builder.finish(&mut put).unwrap().unwrap().cid.to_string()
+        };
+        assert_eq!(file(&[chunk]), "bafkreibq4fevl27rgurgnxbp7adh42aqiyd6ouflxhj3gzmcxcxzbh6lla");
+        assert_eq!(file(&[chunk, one]), "bafybeihd4yzq7n5umhjngdum4r6k2to7egxfkf2jz6thvwzf6djus22cmq");
+        assert_eq!(file(&[chunk; 1025]), "bafybeigt7wofv4vnxbg3titijasuw4ptg5kfztec4smsk7opdt7z6djoxq");
+        let entry = |number: usize| {
+            let text = format!("{number:04}");
+            let size = text.len() as u64;
+            let part = Part { cid: dag_pb::content_id(RAW, text.as_bytes()), size, total_size: size };
+            (format!("record-{number:04}.txt"), part)
+        };
+        let (_, directory) = encode_directory((0..3000).map(entry).collect()).unwrap();
+        assert_eq!(directory.cid.to_string(), "bafybeied7ujltecwdgshaleh2jbuqo3hi6ngaspi74q5jmtp7vitczol4y");
+    }
+
     #[test]
     fn names_that_could_leave_a_directory_are_refused_both_ways() {
         for name in ["", ".", "..", "a/b", "/", "a\0b"] {
