@@ -7,6 +7,7 @@ use std::{
     path::Path,
     process::{self, Stdio},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -14,11 +15,11 @@ use nix::{
     mount::{MsFlags, mount},
     sys::{
         signal::{Signal, kill, killpg},
-        wait::{WaitStatus, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
-use rustix::process::{set_child_subreaper, set_parent_process_death_signal};
+use rustix::process::set_child_subreaper;
 
 use super::{Error, Stage, next_stage};
 
@@ -34,13 +35,16 @@ pub(in crate::executor) mod order {
 
 /// What `init` exits with when it was ordered to end everything: as if by SIGKILL.
 const KILLED: i32 = 137;
-/// Rounds of looking for descendants, each after killing those found: a fork bomb may outrun a few.
-const MAX_SWEEPS: usize = 1000;
+/// Times that descendants are looked for and killed: a fork bomb outruns a few. With the pause, ten seconds; what the
+/// kernel can't kill in that time hangs in the kernel.
+const MAX_SWEEPS: usize = 10_000;
+/// Between two of them.
+const SWEEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// Starts the script, obeys the node, reaps, and returns the script's exit code.
 pub(super) fn run(spec: &Path) -> Result<u8, Error> {
-    // If `isolate` is killed, this stage goes too. Should it have gone already, the pipe says so.
-    let _ = set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // No parent-death signal: should `isolate` be killed, the node sees it and closes the pipe, and there is still time
+    // to end the others.
     let _ = set_child_subreaper(Some(rustix::process::getpid()));
     if is_first() {
         own_proc();
@@ -98,8 +102,9 @@ fn reap_until(script: Pid) -> Result<u8, Error> {
     }
 }
 
-/// Where the kernel does not do it: finds descendants through `/proc`, those that left the group or the session too,
-/// because orphans come back to this process.
+/// Where the kernel does not do it: kills descendants found through `/proc`, those that left the group or the session
+/// too, because orphans come back to this process. A list of children may miss some while others end (proc(5)), so the
+/// proof that none is left is that there is nobody to wait for.
 fn kill_descendants() {
     if is_first() {
         return;
@@ -108,17 +113,25 @@ fn kill_descendants() {
         let mut found = children_of(process::id());
         let mut next = 0;
         while let Some(pid) = found.get(next).copied() {
+            // One that is gone already is no failure.
+            let _ = kill(pid, Signal::SIGKILL);
             found.extend(children_of(pid.as_raw().cast_unsigned()));
             next += 1;
         }
-        if found.iter().all(|pid| kill(*pid, Signal::SIGKILL).is_err()) {
+        if reap_the_dead() {
             return;
         }
-        while let Ok(status) = waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)) {
-            if status == WaitStatus::StillAlive {
-                thread::yield_now();
-                break;
-            }
+        thread::park_timeout(SWEEP_PAUSE);
+    }
+}
+
+/// Reaps what has ended; true if there are no children left.
+fn reap_the_dead() -> bool {
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => return false,
+            Err(Errno::ECHILD) => return true,
+            Ok(_) | Err(_) => {}
         }
     }
 }

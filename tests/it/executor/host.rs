@@ -22,7 +22,7 @@ use atlas_node::{
 use tokio::{sync::mpsc, time::timeout};
 
 /// Nothing here takes longer.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct Host {
     pub(crate) state: State,

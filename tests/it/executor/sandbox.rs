@@ -1,6 +1,10 @@
 //! What a script can't do, and how failures are told.
 
-use std::{fs, process::Command, time::Duration};
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use atlas_node::{
     clock,
@@ -228,7 +232,8 @@ fn kill_the_node(first_stage: &str) {
         command[1].display(),
         path.display()
     );
-    let mut node = Command::new("sh").args(["-c", &script]).spawn().unwrap();
+    let quiet = || Stdio::null();
+    let mut node = Command::new("sh").args(["-c", &script]).stdout(quiet()).stderr(quiet()).spawn().unwrap();
     wait_for("the script started", || work.join("tmp/up").exists() && alive(&mark) >= 3);
     node.kill().unwrap();
     node.wait().unwrap();
