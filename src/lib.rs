@@ -9,6 +9,7 @@ pub mod config;
 pub mod executor;
 pub mod gossip;
 pub mod identity;
+pub mod ipfs;
 pub mod node;
 pub mod proof;
 pub mod protocol;

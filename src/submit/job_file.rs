@@ -172,7 +172,7 @@ impl JobFile {
         typed.check()
     }
 
-    /// Content that must lie in the block store before [`super::prepare`].
+    /// Content that must lie in the block store before [`super::prepare()`].
     pub fn needs(&self) -> Vec<ContentId> {
         let cid = |content: &Content| match content {
             Content::Cid(cid) => Some(*cid),
@@ -215,6 +215,16 @@ mod tests {
         );
         assert_eq!(documented, least.unwrap());
         assert_eq!(documented.config, "{\"hidden\":128}");
+    }
+
+    #[test]
+    fn the_job_files_that_come_along_are_valid() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/jobs");
+        let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "toml")) {
+            let text = std::fs::read_to_string(&file).unwrap();
+            JobFile::parse(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        }
     }
 
     #[test]

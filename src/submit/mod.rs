@@ -1,7 +1,7 @@
 //! From a job file to a job that can go on the ledger.
 //!
 //! [`JobFile::parse`] reads and checks the text without touching anything, so that a mistake is told before a
-//! node is asked. [`prepare`] then imports bundle, model and data set and cuts the data; it blocks and runs off the event loop, in the node,
+//! node is asked. [`prepare()`] then imports bundle, model and data set and cuts the data; it blocks and runs off the event loop, in the node,
 //! because the block store is the node's. Nothing here talks to the mesh or the ledger: which content must be fetched
 //! first is told by [`JobFile::needs`].
 
