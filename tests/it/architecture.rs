@@ -34,6 +34,8 @@ const IMPURE: &[&str] = &[
 ];
 /// Lines of a file before its tests, documentation included.
 const MAX_LINES: usize = 500;
+/// Files over the limit that wait to be split. The list only shrinks: an entry that is not needed fails too.
+const TO_BE_SPLIT: &[&str] = &["executor/process.rs", "executor/state.rs", "round/job.rs", "store/blocks.rs"];
 
 /// One source file: its path below `src/`, and its lines without comments and tests.
 struct Source {
@@ -282,11 +284,15 @@ fn every_file_says_what_it_is_for_and_is_short() {
             complaints.push(format!("src/{}: begins without a `//!` that says what it is for", source.path));
         }
         let lines = source.text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default().lines().count();
-        if lines > MAX_LINES {
-            complaints.push(format!(
+        match (lines > MAX_LINES, TO_BE_SPLIT.contains(&source.path.as_str())) {
+            (true, false) => complaints.push(format!(
                 "src/{}: {lines} lines before its tests; split it by concern at {MAX_LINES}",
                 source.path
-            ));
+            )),
+            (false, true) => {
+                complaints.push(format!("src/{}: is short enough now; take it off TO_BE_SPLIT", source.path))
+            }
+            _ => {}
         }
     }
     verdict(complaints);

@@ -20,7 +20,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Context, Error, submit};
-use crate::{clock, submit::JobFile};
+use crate::{clock, submit::JobFile, types::JobId};
 use mesh::Mesh;
 use moment::Victim;
 use summary::Summary;
@@ -75,13 +75,36 @@ impl Testnet {
         let view = View::new(context.output.is_json());
 
         let played = tokio::select! {
-            played = self.play(&mut mesh, &request, &job, &view, context) => played,
+            played = self.play(&mut mesh, &request, &job, &view) => played,
             () = interrupted() => Err(Error::Interrupted),
         };
         view.clear();
-        let failed = played.is_err();
-        mesh.stop(&view, failed).await;
-        played
+        let ended = match played {
+            Ok((job, summary)) => self.show(&summary, &mesh, job, &view, context).await,
+            Err(error) => Err(error),
+        };
+        mesh.stop(&view, ended.is_err()).await;
+        ended
+    }
+
+    /// Prints what became of the run, and keeps the network up if asked.
+    async fn show(
+        &self,
+        summary: &Summary,
+        mesh: &Mesh,
+        job: JobId,
+        view: &View,
+        context: &Context,
+    ) -> Result<(), Error> {
+        context.output.value(summary, Summary::render)?;
+        if self.keep {
+            view.say(&mesh.how_to_play(job));
+            interrupted().await;
+        }
+        match summary.complaint() {
+            None => Ok(()),
+            Some(complaint) => Err(Error::JobFailed(complaint)),
+        }
     }
 
     async fn play(
@@ -90,8 +113,7 @@ impl Testnet {
         request: &crate::api::Submit,
         job: &JobFile,
         view: &View,
-        context: &Context,
-    ) -> Result<(), Error> {
+    ) -> Result<(JobId, Summary), Error> {
         let began = clock::now();
         tokio::time::timeout(START_LIMIT, mesh.start(view))
             .await
@@ -110,16 +132,7 @@ impl Testnet {
         let runs = mesh.runs().await;
         let seconds = clock::now().since(began).as_secs_f64();
         let summary = Summary::new(self.nodes, &ended, &answers, &runs, seconds, self.min_accuracy);
-        context.output.value(&summary, Summary::render)?;
-
-        if self.keep {
-            view.say(&mesh.how_to_play(submitted.job_id));
-            interrupted().await;
-        }
-        match summary.complaint() {
-            None => Ok(()),
-            Some(complaint) => Err(Error::JobFailed(complaint)),
-        }
+        Ok((submitted.job_id, summary))
     }
 }
 

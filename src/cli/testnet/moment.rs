@@ -45,13 +45,15 @@ pub(super) fn find(detail: &JobDetail, victim: Victim, aggregator: Option<&str>)
         Victim::Aggregator => Some(peer) == aggregator,
         Victim::Submitter => peer == creator,
     };
-    let own = detail.tasks.iter().find_map(|task| moment_of(detail, task).filter(|moment| is_victim(&moment.peer_id)));
+    let moments: Vec<Moment> = detail.tasks.iter().filter_map(|task| moment_of(detail, task)).collect();
+    // The earliest step leaves the most time before the receipt.
+    let own = moments.iter().filter(|moment| is_victim(&moment.peer_id)).min_by_key(|moment| moment.step).cloned();
     // A submitter that holds no task still dies inside a round.
     let holds_none = !detail.tasks.iter().any(|task| task.node_id.as_deref() == Some(creator));
     own.or_else(|| {
-        let other = detail.tasks.iter().find_map(|task| moment_of(detail, task));
         let absent = victim == Victim::Submitter && holds_none;
-        other.filter(|_| absent).map(|moment| Moment { peer_id: creator.to_owned(), ..moment })
+        let other = moments.first().filter(|_| absent)?;
+        Some(Moment { peer_id: creator.to_owned(), ..other.clone() })
     })
 }
 
