@@ -211,6 +211,17 @@ fn links_of(store: &BlockStore, cid: &ContentId) -> Result<Vec<ContentId>, Failu
     links(cid, &block).or_else(|failure| store.get_verified(cid).map_err(Failure::from).and(Err(failure)))
 }
 
+/// Bytes of the blocks of a DAG that are here. Blocks while it walks the inner nodes.
+///
+/// # Errors
+/// If the store can't be read or a block is no DAG node.
+pub fn dag_bytes(store: &BlockStore, root: &ContentId) -> Result<u64, Failure> {
+    match missing(store, root, usize::MAX)? {
+        Done::Missing { bytes, .. } => Ok(bytes),
+        _ => Ok(0),
+    }
+}
+
 fn put(store: &BlockStore, cid: &ContentId, bytes: &[u8]) -> Result<Stored, Failure> {
     match store.put(cid, bytes) {
         Ok(()) => {

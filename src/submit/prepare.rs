@@ -6,7 +6,8 @@ use super::{Content, Error, JobFile, Records};
 use crate::{
     shard::dataset::{self, CutSpec, Manifest, RecordFormat},
     store::Files,
-    types::{ContentId, JobSpec, ShardSpec},
+    tensor,
+    types::{ContentId, Digest, JobSpec, ShardSpec},
 };
 
 /// What the command line may set beside the job file.
@@ -50,6 +51,7 @@ pub fn prepare(
     let job = overridden(job, overrides)?;
     let bundle = import_bundle(&job.bundle, base_directory, files)?;
     let model = import("model", &job.model, base_directory, files)?;
+    let model_root = model_root(&model, files)?;
     let scratch = scratch_in(scratch)?;
     let manifest = cut(&job, base_directory, scratch.path(), files)?;
     let dataset_cid = manifest.store(files).map_err(dataset::Error::Store)?;
@@ -59,6 +61,7 @@ pub fn prepare(
         task_type: job.task_type,
         bundle,
         model,
+        model_root,
         dataset_cid,
         held_out: manifest.held_out,
         seed: job.seed,
@@ -107,6 +110,15 @@ fn import(key: &'static str, content: &Content, base: &Path, files: &dyn Files) 
             Ok(imported.cid)
         }
     }
+}
+
+/// What the first round's receipts must begin from.
+fn model_root(model: &ContentId, files: &dyn Files) -> Result<Digest, Error> {
+    let limit = usize::try_from(tensor::MAX_FILE_BYTES).unwrap_or(usize::MAX);
+    let import = |source| Error::Import { key: "model", path: model.to_string().into(), source };
+    let bytes = files.read(model, limit).map_err(import)?;
+    tensor::root::of_file(&bytes)
+        .map_err(|error| Error::value("model", format!("names no usable safetensors file: {error}")))
 }
 
 fn shown(content: &Content, base: &Path) -> PathBuf {

@@ -25,6 +25,7 @@ fn spec() -> JobSpec {
         task_type: TaskType::Training,
         bundle: content(1),
         model: content(2),
+        model_root: Digest([7; 32]),
         dataset_cid: content(3),
         held_out: None,
         seed: 7,
