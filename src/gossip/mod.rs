@@ -126,7 +126,7 @@ pub enum JobUpdate {
         /// The proposer's own vote.
         vote: Signed,
     },
-    /// "I recomputed it and got the same." Holds a signed [`RoundVote`].
+    /// "I recomputed it and got the same." Holds a signed [`crate::types::RoundVote`].
     Vote(Signed),
 }
 

@@ -10,7 +10,9 @@ use std::{
 
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, gossipsub, identify, kad, mdns, metrics::Registry, ping,
+    Multiaddr, PeerId, gossipsub, identify, kad, mdns,
+    metrics::Registry,
+    ping,
     swarm::{DialError, Swarm, SwarmEvent, dial_opts::DialOpts},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -329,10 +331,10 @@ impl EventLoop {
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.input(Input::Peer(PeerEvent::Disconnected { peer: peer_id }));
             }
-            SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
-                if !matches!(error, DialError::DialPeerConditionFalse(_)) {
-                    self.input(Input::Peer(PeerEvent::DialFailed { peer: peer_id, error: error.to_string() }));
-                }
+            SwarmEvent::OutgoingConnectionError { peer_id, error, .. }
+                if !matches!(error, DialError::DialPeerConditionFalse(_)) =>
+            {
+                self.input(Input::Peer(PeerEvent::DialFailed { peer: peer_id, error: error.to_string() }));
             }
             SwarmEvent::ListenerError { error, .. } => tracing::warn!(%error, "a listener failed"),
             _ => {}
@@ -392,7 +394,8 @@ impl EventLoop {
     }
 
     fn on_kademlia(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed { result: kad::QueryResult::GetProviders(Ok(found)), .. } = event else {
+        let kad::Event::OutboundQueryProgressed { result: kad::QueryResult::GetProviders(Ok(found)), .. } = event
+        else {
             return;
         };
         if let kad::GetProvidersOk::FoundProviders { key, providers } = found

@@ -103,7 +103,7 @@ pub(super) fn restrict<'a>(
         .restrict_self()
 }
 
-/// For [`super::protections`]: whether a limit on processes binds this user.
+/// For [`super::protections()`]: whether a limit on processes binds this user.
 pub(super) fn is_root() -> io::Result<bool> {
     Ok(nix::unistd::geteuid().is_root())
 }

@@ -10,7 +10,7 @@
 //!    script by `exec`.
 //!
 //! The first two hold no rights that the script could use: they read one file that the script can't write, and talk to
-//! nobody. What a host lacks is left out and told by [`protections`]; a script runs all the same.
+//! nobody. What a host lacks is left out and told by [`protections()`]; a script runs all the same.
 
 mod confine;
 pub(in crate::executor) mod init;

@@ -26,7 +26,8 @@ impl Coordinator {
             Event::Progress { task, round, step, of, loss } => self.on_progress(task, round, step, of, loss),
             Event::Checkpoint { task, generation, round, step, directory } => {
                 if self.held(&task, generation, round).is_some() {
-                    let checkpoint = recovery::Input::Checkpoint { task, generation, round, step, directory, round_end: false };
+                    let checkpoint =
+                        recovery::Input::Checkpoint { task, generation, round, step, directory, round_end: false };
                     self.recovery.handle(checkpoint, self.now);
                 }
             }
@@ -61,7 +62,7 @@ impl Coordinator {
     }
 
     fn on_offer_answered(&mut self, id: u64, peer: libp2p::PeerId, result: Result<(), String>) {
-        let Some(Pending::Offer { job, slot, .. }) = self.take_pending(id) else { return };
+        let Some(Pending::Offer { job, slot }) = self.take_pending(id) else { return };
         let task = TaskId { job, slot };
         match result {
             Ok(()) => {

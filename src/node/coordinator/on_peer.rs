@@ -97,7 +97,9 @@ impl Coordinator {
             }
             PeerEvent::Connected { peer, address, outbound } => self.on_connected(peer, address, outbound),
             PeerEvent::Disconnected { peer } => self.on_disconnected(peer),
-            PeerEvent::Identified { peer, listen, observed, agent } => self.on_identified(peer, listen, &observed, agent),
+            PeerEvent::Identified { peer, listen, observed, agent } => {
+                self.on_identified(peer, listen, &observed, agent)
+            }
             PeerEvent::Discovered { peer, address } => {
                 self.output(Output::AddAddress { peer, address: address.clone() });
                 self.connectivity.remember(peer, [address], self.now);
@@ -157,7 +159,7 @@ impl Coordinator {
         self.output(Output::RememberPeers(known));
         // A few paths are measured, for the registration; not the peer's own business, so not with each of them.
         if self.network.to_measure([peer], self.now) == [peer] {
-            let id = self.wait_for(super::Pending::Speed { peer });
+            let id = self.wait_for(super::Pending::Speed);
             self.output(Output::Health(health::Input::MeasureSpeed { id, peer }));
         }
     }

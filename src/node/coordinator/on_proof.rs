@@ -15,9 +15,7 @@ use crate::{
     node::edges,
     proof::{self, Event, Expected, Input, wire::Refused},
     protocol::ResponseToken,
-    types::{
-        Attestation, Digest, Metrics, NodeKey, Receipt, Round, Signed, TaskId, UpdateCodec, rendezvous,
-    },
+    types::{Attestation, Digest, Metrics, NodeKey, Receipt, Round, Signed, TaskId, UpdateCodec, rendezvous},
 };
 
 /// A receipt of another node on its way through the checks.
@@ -132,9 +130,11 @@ impl Coordinator {
         let holders = self.holders(&ledger, &task.job);
         let others = self.connected_members(&ledger);
         let (near, far): (Vec<NodeKey>, Vec<NodeKey>) = others.into_iter().partition(|node| holders.contains(node));
-        let order = rendezvous::rank(rendezvous::VERIFIER, &parts, near)
-            .into_iter()
-            .chain(rendezvous::rank(rendezvous::VERIFIER, &parts, far));
+        let order = rendezvous::rank(rendezvous::VERIFIER, &parts, near).into_iter().chain(rendezvous::rank(
+            rendezvous::VERIFIER,
+            &parts,
+            far,
+        ));
         let next = order.into_iter().find(|node| !work.verifiers_tried.contains(node));
         let Some((node, peer)) = next.and_then(|node| Some((node, identity::peer_id(&node)?))) else {
             if let Some(work) = self.works.get_mut(&task) {
@@ -147,12 +147,12 @@ impl Coordinator {
             work.verifiers_tried.insert(node);
             work.retry_at = None;
         }
-        let id = self.wait_for(Pending::Verify { task, round, peer: node });
+        let id = self.wait_for(Pending::Verify { task, round });
         self.output(Output::Proof(Input::Verify { id, peer, receipt }));
     }
 
     fn on_verified(&mut self, id: u64, peer: PeerId, attestation: Signed) {
-        let Some(Pending::Verify { task, round, .. }) = self.take_pending(id) else { return };
+        let Some(Pending::Verify { task, round }) = self.take_pending(id) else { return };
         let Some(work) = self.works.get_mut(&task) else { return };
         if work.round != round || work.phase != Phase::Proving {
             return;
@@ -171,7 +171,7 @@ impl Coordinator {
     }
 
     fn on_verify_failed(&mut self, id: u64, peer: PeerId, reason: &Refused) {
-        let Some(Pending::Verify { task, round, .. }) = self.take_pending(id) else { return };
+        let Some(Pending::Verify { task, round }) = self.take_pending(id) else { return };
         tracing::info!(%task, round, %peer, reason = reason.reason, "the receipt was not attested");
         if self.works.get(&task).is_none_or(|work| work.round != round || work.phase != Phase::Proving) {
             return;

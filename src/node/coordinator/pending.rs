@@ -35,7 +35,7 @@ pub(super) enum Pending {
     /// A peer was asked to hold a checkpoint.
     CheckpointHold { hold: u64 },
     /// A peer was offered a slot.
-    Offer { job: JobId, slot: Slot, peer: PeerId },
+    Offer { job: JobId, slot: Slot },
     /// The update of a finished round is made.
     Package { task: TaskId, round: Round },
     /// A checkpoint is stored and its roots are computed.
@@ -45,7 +45,7 @@ pub(super) enum Pending {
     /// A checkpoint is read to continue from.
     LoadCheckpoint { task: TaskId, purpose: LoadPurpose },
     /// A peer was asked to verify a receipt.
-    Verify { task: TaskId, round: Round, peer: NodeKey },
+    Verify { task: TaskId, round: Round },
     /// Another node's update is checked.
     CheckUpdate(Box<CheckReceipt>),
     /// A round is aggregated.
@@ -57,7 +57,7 @@ pub(super) enum Pending {
     /// The tail of a log, locally.
     Log { command: u64, task: TaskId },
     /// A path to a peer is being measured.
-    Speed { peer: PeerId },
+    Speed,
 }
 
 /// What of a checkpoint is wanted.
