@@ -1,3 +1,5 @@
+//! Stories of the outbox: what is sent, lost, sent again and told once.
+
 use super::*;
 use crate::types::JobId;
 

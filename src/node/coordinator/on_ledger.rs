@@ -251,6 +251,10 @@ impl Coordinator {
     }
 
     fn on_job_ended(&mut self, ledger: &str, job: JobId) {
+        self.seen_pending.retain(|(task, _), _| task.job != job);
+        self.refusals.retain(|task, _| task.job != job);
+        self.given_back.retain(|task, _| task.job != job);
+        self.pinned.retain(|task, _| task.job != job);
         if !self.subscribed.remove(&job) {
             return;
         }
