@@ -74,8 +74,7 @@ pub struct Job {
     pub round_opened_height: u64,
     /// Block time at which it opened.
     pub round_opened_at: Time,
-    /// `params_root` of the present model; `None` until the first round closed (the initial model's root is computed
-    /// from `spec.model`).
+    /// `params_root` of the present model; `None` until the first round closed (`spec.model_root` until then).
     pub model_root: Option<Digest>,
     /// The present model; `spec.model` until the first round closed.
     pub model_cid: ContentId,

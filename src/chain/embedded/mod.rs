@@ -30,6 +30,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 
 use tokio::net::TcpListener;
@@ -250,6 +251,14 @@ pub fn job_genesis(chain_id: LedgerId, host: NodeKey) -> Genesis {
         time: clock::now(),
         validator: host,
     }
+}
+
+/// The genesis of a ledger that a node carries for a machine or a lab (`start --ledger embedded`): each account gets
+/// `faucet` units when it registers, a node is offline after `offline_after` without a beat.
+pub fn lab_genesis(chain_id: LedgerId, host: NodeKey, faucet: u64, offline_after: Duration) -> Genesis {
+    let offline_after_millis = u64::try_from(offline_after.as_millis()).unwrap_or(u64::MAX);
+    let parameters = Parameters { faucet_per_account: faucet, offline_after_millis, ..Parameters::default() };
+    Genesis { parameters, ..job_genesis(chain_id, host) }
 }
 
 /// Makes `directory` and takes it for this process.

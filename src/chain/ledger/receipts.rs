@@ -76,7 +76,7 @@ fn check_assignment(task: &Task, job: &Job, receipt: &Receipt) -> Result<(), Ref
 /// The receipt began from the committed model and optimizer state. In round 0 the model's root is not on the ledger;
 /// the round's voters compute it.
 fn check_inputs(task: &Task, job: &Job, receipt: &Receipt) -> Result<(), Refusal> {
-    ensure(job.model_root.is_none_or(|root| receipt.in_params_root == root), || {
+    ensure(receipt.in_params_root == job.model_root.unwrap_or(job.spec.model_root), || {
         Refusal::invalid("`in_params_root` is not the root of the job's model")
     })?;
     ensure(receipt.in_opt_root == task.opt_root, || {

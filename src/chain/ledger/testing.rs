@@ -56,6 +56,7 @@ pub(super) fn spec(rounds: u32, quorum: Quorum) -> JobSpec {
         task_type: TaskType::Training,
         bundle: content("bundle"),
         model: content("model"),
+        model_root: digest("initial"),
         dataset_cid: content("data"),
         held_out: None,
         seed: 7,
