@@ -246,6 +246,11 @@ impl Supervisor {
         launcher::protections(&self.shared.config.launcher)
     }
 
+    /// What inference shares with it.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     fn launch(&self, process: ProcessId, spec: RunSpec, continue_from: Option<(Step, PathBuf)>) {
         let (orders, inbox) = mpsc::channel(MAX_ORDERS);
         let directory = self.shared.root.directory_of(&spec, process);
@@ -280,7 +285,8 @@ impl Supervisor {
         let Some(running) = self.processes().remove(&process) else {
             return;
         };
-        tokio::task::spawn_blocking(move || work_dir::remove(&running.directory));
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || shared.root.clear(&running.directory));
     }
 
     fn read_log(&self, id: u64, task: TaskId, from: Option<u64>, max: u32) {

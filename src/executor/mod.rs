@@ -37,7 +37,7 @@ pub mod edge;
 mod environment;
 mod events;
 mod exit;
-//INF
+pub mod inference;
 pub mod launcher;
 mod logs;
 mod process;

@@ -48,7 +48,7 @@ const UNBOOKED: u64 = 64 << 30;
 /// Characters of the last line on standard error that are kept for the failure's message.
 const LAST_WORDS: usize = 400;
 /// Name of the socket that a session or a server listens on.
-const SOCKET: &str = "s";
+pub(super) const SOCKET: &str = "s";
 
 /// What a watcher is told.
 #[derive(Debug)]

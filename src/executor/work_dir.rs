@@ -60,6 +60,7 @@ impl WorkRoot {
         let root =
             Self { work: directory.join("work"), logs: directory.join("logs"), sockets: std::path::absolute(sockets)? };
         remove(&root.work);
+        remove(&root.sockets);
         for path in [&root.work, &root.logs, &root.sockets] {
             private_directory(path)?;
         }
@@ -85,6 +86,12 @@ impl WorkRoot {
         remove(&path);
         private_directory(&path)?;
         Ok(path)
+    }
+
+    /// Removes a process's directory and its sockets.
+    pub(super) fn clear(&self, directory: &Path) {
+        remove(directory);
+        remove(&self.sockets.join(directory.file_name().unwrap_or_default()));
     }
 
     /// The log of a task.
@@ -197,6 +204,20 @@ impl WorkDir {
         Ok(Round { directory, resume, events })
     }
 
+    /// Lays out a worker's model and its work directory.
+    pub(super) fn lay_out_worker(
+        &self,
+        config: &str,
+        model: &crate::types::ContentId,
+        files: &dyn Files,
+    ) -> io::Result<PathBuf> {
+        let inputs = self.path.join("inputs/0");
+        fs::create_dir_all(&inputs)?;
+        fs::write(inputs.join("job.json"), config)?;
+        files.export(model, &inputs.join("model.safetensors"))?;
+        self.lay_out_round(0).map(|(directory, _)| directory)
+    }
+
     fn lay_out_checkpoint(
         &self,
         to: &Path,
@@ -218,8 +239,8 @@ impl WorkDir {
         }
     }
 
-    /// An empty work directory of the contract, for a worker that has one run alone.
-    pub(super) fn lay_out_round(&self, number: u32) -> io::Result<(PathBuf, File)> {
+    /// An empty work directory of the contract, and its events file.
+    fn lay_out_round(&self, number: u32) -> io::Result<(PathBuf, File)> {
         let staging = self.path.join(format!("staging/{number}"));
         fs::create_dir(&staging)?;
         for name in ["out", "ckpt", "tmp", "logs"] {
