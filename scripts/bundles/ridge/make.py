@@ -22,7 +22,7 @@ def table(records):
 
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "model":
-        zeros = {"weight": ("F64", (FEATURES,), bytes(8 * FEATURES)), "bias": ("F64", (1,), bytes(8))}
+        zeros = {"weight": ("F32", (FEATURES,), bytes(4 * FEATURES)), "bias": ("F32", (1,), bytes(4))}
         atlas_script.write_tensors(sys.argv[2], zeros)
     elif len(sys.argv) == 4 and sys.argv[1] == "table":
         with open(sys.argv[3], "w", encoding="utf-8") as file:

@@ -1,6 +1,7 @@
 """Ridge regression by gradient descent, in the standard library alone.
 
-Data: lines of four features and a target, separated by commas. The model: `weight` (4) and `bias` (1), both F64.
+Data: lines of four features and a target, separated by commas. The model: `weight` (4) and `bias` (1), both F32, as joint
+training needs it.
 Parameters in job.json: `learning_rate`, `ridge`. A step uses the whole shard, so no batch is drawn and the seed is not
 needed; there is no optimizer state.
 """
@@ -35,15 +36,20 @@ def load(path):
     """The weights, with the bias last."""
     tensors = atlas_script.read_tensors(path)
     described = {name: (dtype, shape) for name, (dtype, shape, _) in tensors.items()}
-    if described != {"weight": ("F64", (FEATURES,)), "bias": ("F64", (1,))}:
-        raise atlas_script.bad_config(f"{path} is not a model of {FEATURES} weights and a bias in F64")
-    return list(struct.unpack(f"<{FEATURES}d", tensors["weight"][2]) + struct.unpack("<d", tensors["bias"][2]))
+    if described != {"weight": ("F32", (FEATURES,)), "bias": ("F32", (1,))}:
+        raise atlas_script.bad_config(f"{path} is not a model of {FEATURES} weights and a bias in F32")
+    return list(struct.unpack(f"<{FEATURES}f", tensors["weight"][2]) + struct.unpack("<f", tensors["bias"][2]))
+
+
+def as_float32(values):
+    """Rounds to what a file can hold, so that a run that continues from a checkpoint sees the same numbers."""
+    return list(struct.unpack(f"<{len(values)}f", struct.pack(f"<{len(values)}f", *values)))
 
 
 def save(path, weights):
     tensors = {
-        "weight": ("F64", (FEATURES,), struct.pack(f"<{FEATURES}d", *weights[:-1])),
-        "bias": ("F64", (1,), struct.pack("<d", weights[-1])),
+        "weight": ("F32", (FEATURES,), struct.pack(f"<{FEATURES}f", *weights[:-1])),
+        "bias": ("F32", (1,), struct.pack("<f", weights[-1])),
     }
     atlas_script.write_tensors(path, tensors)
 
@@ -64,7 +70,7 @@ def train(job):
         slopes = [2 * math.fsum(e * row[i] for e, row in zip(errors, rows, strict=True)) / len(rows) for i in range(FEATURES)]
         slopes = [slope + 2 * ridge * weight for slope, weight in zip(slopes, weights, strict=False)]
         slopes.append(2 * math.fsum(errors) / len(rows))
-        weights[:] = [weight - rate * slope for weight, slope in zip(weights, slopes, strict=True)]
+        weights[:] = as_float32([weight - rate * slope for weight, slope in zip(weights, slopes, strict=True)])
         job.emit("progress", step=step + 1, of=job.stop, loss=loss, lr=rate)
     save(os.path.join(job.output, "model.safetensors"), weights)
     job.emit("done", steps=job.stop, samples=job.stop * len(rows), outputs=["model.safetensors"])
