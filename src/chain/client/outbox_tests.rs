@@ -1,3 +1,5 @@
+//! The outbox, told as stories and played at random.
+
 use super::*;
 use crate::types::JobId;
 
