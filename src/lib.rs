@@ -9,6 +9,7 @@ pub mod proof;
 pub mod protocol;
 pub mod recovery;
 pub mod round;
+pub mod shard;
 pub mod store;
 pub mod tensor;
 pub mod types;
