@@ -5,6 +5,7 @@
 //! believed, because the DAG may come from a stranger.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, Read, Write},
     path::{Path, PathBuf},
@@ -13,13 +14,14 @@ use std::{
 
 use bytes::Bytes;
 
-use super::unixfs::{
-    self, CHUNK_BYTES, FileBuilder, MAX_DIRECTORY_DEPTH, MAX_FILE_DEPTH, Node, Part, encode_directory,
+use super::{
+    hamt,
+    unixfs::{self, CHUNK_BYTES, FileBuilder, MAX_DIRECTORY_DEPTH, MAX_FILE_DEPTH, Node, Part, encode_directory},
 };
 use crate::{
     store::{
         self, BlockStore, Imported, blocks,
-        dag_pb::{DAG_PB, RAW},
+        dag_pb::{DAG_PB, Link, RAW},
     },
     types::ContentId,
 };
@@ -173,9 +175,10 @@ impl Files {
             let name = entry.file_name().into_string().map_err(|_| Error::Name(entry.path()))?;
             entries.push((name, self.import_entry(&entry.path(), depth + 1, files)?));
         }
-        let encoded = encode_directory(entries);
-        let (block, part) = encoded.map_err(|error| at_path(path, error))?;
-        self.store.put_new(DAG_PB, &block)?;
+        let (blocks, part) = encode_directory(entries).map_err(|error| at_path(path, error))?;
+        for block in blocks {
+            self.store.put_new(DAG_PB, &block)?;
+        }
         Ok(part)
     }
 
@@ -190,7 +193,7 @@ impl Files {
         match decode(cid, &self.block(cid)?)? {
             Node::Leaf(bytes) => Ok(bytes.len() as u64),
             Node::Branch { size, .. } => Ok(size),
-            Node::Directory(_) => Err(Error::Kind { cid: *cid, wanted: "file" }),
+            Node::Directory(_) | Node::Shard { .. } => Err(Error::Kind { cid: *cid, wanted: "file" }),
         }
     }
 
@@ -217,7 +220,7 @@ impl Files {
         let size = match &node {
             Node::Leaf(bytes) => bytes.len() as u64,
             Node::Branch { size, .. } => *size,
-            Node::Directory(_) => return Err(Error::Kind { cid: *cid, wanted: "file" }),
+            Node::Directory(_) | Node::Shard { .. } => return Err(Error::Kind { cid: *cid, wanted: "file" }),
         };
         // Whatever a branch claims is checked against its parent before anything below is read, so the root's
         // claim, which the limit bounds, bounds all.
@@ -233,7 +236,7 @@ impl Files {
                     self.read_part(&part.cid, Some(part.size), limit, depth + 1, sink)?;
                 }
             }
-            Node::Directory(_) => unreachable!("returned above"),
+            Node::Directory(_) | Node::Shard { .. } => unreachable!("returned above"),
         }
         Ok(size)
     }
@@ -246,17 +249,40 @@ impl Files {
 
     fn export_entry(&self, cid: &ContentId, to: &Path, depth: usize, budget: &mut Budget) -> Result<(), Error> {
         budget.take_entry()?;
-        match decode(cid, &self.block(cid)?)? {
-            Node::Leaf(_) | Node::Branch { .. } => self.export_file(cid, to, budget),
-            Node::Directory(_) if depth == MAX_DIRECTORY_DEPTH => Err(Error::Deep(cid.to_string())),
-            Node::Directory(links) => {
-                at(to, fs::create_dir(to))?;
-                for link in links {
-                    self.export_entry(&link.cid, &to.join(&link.name), depth + 1, budget)?;
-                }
-                Ok(())
+        let links = match decode(cid, &self.block(cid)?)? {
+            Node::Leaf(_) | Node::Branch { .. } => return self.export_file(cid, to, budget),
+            Node::Directory(links) => links,
+            Node::Shard { entries, nodes } => self.join_shards(cid, entries, nodes)?,
+        };
+        if depth == MAX_DIRECTORY_DEPTH {
+            return Err(Error::Deep(cid.to_string()));
+        }
+        at(to, fs::create_dir(to))?;
+        for link in links {
+            self.export_entry(&link.cid, &to.join(&link.name), depth + 1, budget)?;
+        }
+        Ok(())
+    }
+
+    /// All entries of a sharded directory, whose root has these entries and nodes below, in order.
+    fn join_shards(&self, root: &ContentId, mut entries: Vec<Link>, nodes: Vec<ContentId>) -> Result<Vec<Link>, Error> {
+        let mut open: Vec<(ContentId, usize)> = nodes.into_iter().map(|node| (node, 1)).collect();
+        let mut seen = HashSet::new();
+        while let Some((cid, level)) = open.pop() {
+            // A node has one place in the tree: at a second it would repeat its names.
+            if level == hamt::MAX_DEPTH || !seen.insert(cid) {
+                return Err(Error::Deep(root.to_string()));
+            }
+            let Node::Shard { entries: more, nodes } = decode(&cid, &self.block(&cid)?)? else {
+                return Err(Error::Kind { cid, wanted: "part of a directory" });
+            };
+            entries.extend(more);
+            open.extend(nodes.into_iter().map(|node| (node, level + 1)));
+            if entries.len() as u64 > MAX_EXPORT_ENTRIES {
+                return Err(Error::TooLong { cid: *root, limit: MAX_EXPORT_ENTRIES, unit: "entries" });
             }
         }
+        unixfs::join_shards(entries).map_err(|source| Error::Unixfs { cid: *root, source })
     }
 
     fn export_file(&self, cid: &ContentId, to: &Path, budget: &mut Budget) -> Result<(), Error> {
@@ -346,10 +372,14 @@ impl store::Files for Files {
     }
 
     fn list(&self, cid: &ContentId) -> io::Result<Vec<(String, ContentId)>> {
-        match decode(cid, &self.block(cid)?)? {
-            Node::Directory(links) => Ok(links.into_iter().map(|link| (link.name, link.cid)).collect()),
-            Node::Leaf(_) | Node::Branch { .. } => Err(Error::Kind { cid: *cid, wanted: "directory" }.into()),
-        }
+        let links = match decode(cid, &self.block(cid)?)? {
+            Node::Directory(links) => links,
+            Node::Shard { entries, nodes } => self.join_shards(cid, entries, nodes)?,
+            Node::Leaf(_) | Node::Branch { .. } => {
+                return Err(Error::Kind { cid: *cid, wanted: "directory" }.into());
+            }
+        };
+        Ok(links.into_iter().map(|link| (link.name, link.cid)).collect())
     }
 }
 
@@ -419,6 +449,41 @@ mod tests {
         assert_eq!(files.export(&imported.cid, &copy).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         let error = files.export_within(&imported.cid, &directory.path().join("small"), 100).unwrap_err();
         assert!(matches!(error, Error::TooLong { limit: 100, .. }), "{error}");
+    }
+
+    /// A name that Kubo 0.42 gave with the profile `unixfs-v1-2025`.
+    #[test]
+    fn kubo_gives_a_directory_the_same_name() {
+        let (directory, files) = fixture();
+        let source = directory.path().join("source");
+        fs::create_dir_all(source.join("deep/er")).unwrap();
+        fs::create_dir(source.join("empty")).unwrap();
+        fs::write(source.join("b.txt"), "b").unwrap();
+        fs::write(source.join("a.bin"), vec![0; CHUNK_BYTES + 7]).unwrap();
+        fs::write(source.join("deep/er/c"), "c").unwrap();
+        fs::write(source.join("Z ü"), "ü").unwrap();
+        let imported = files.import_path(&source).unwrap();
+        assert_eq!(imported.cid.to_string(), "bafybeiejis5prmx75ijntkl6gmcnfhva55qjbzna7wu37cminqh3qfaxhe");
+    }
+
+    #[test]
+    fn a_directory_of_many_files_comes_out_as_it_went_in() {
+        let (directory, files) = fixture();
+        let source = directory.path().join("source");
+        fs::create_dir(&source).unwrap();
+        let name = |number: usize| format!("{}-{number}", "record".repeat(20));
+        for number in 0..1800 {
+            fs::write(source.join(name(number)), format!("{number}")).unwrap();
+        }
+        let imported = files.import_path(&source).unwrap();
+        let listed = files.list(&imported.cid).unwrap();
+        assert_eq!(listed.len(), 1800);
+        let block = files.store().get(&imported.cid).unwrap().unwrap();
+        assert!(matches!(decode(&imported.cid, &block).unwrap(), Node::Shard { .. }));
+        let copy = directory.path().join("copy");
+        files.export(&imported.cid, &copy).unwrap();
+        assert_eq!(fs::read_dir(&copy).unwrap().count(), 1800);
+        assert_eq!(fs::read_to_string(copy.join(name(1234))).unwrap(), "1234");
     }
 
     #[test]

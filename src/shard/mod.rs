@@ -7,9 +7,13 @@
 //! It never decides what is worth fetching or keeping, never looks for providers itself (it asks the coordinator
 //! to), and never reads content from an IPFS daemon.
 
+pub mod archive;
 pub mod behaviour;
+pub mod car;
+pub mod dataset;
 pub mod edge;
 pub mod files;
+mod hamt;
 pub mod state;
 pub mod unixfs;
 pub mod wire;

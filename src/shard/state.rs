@@ -120,6 +120,8 @@ pub enum Event {
         root: ContentId,
         /// Bytes of its blocks.
         bytes: u64,
+        /// Bytes of the blocks that peers sent for it; the rest was here.
+        received: u64,
     },
     /// The fetch ended without the DAG.
     FetchFailed {

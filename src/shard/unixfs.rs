@@ -4,6 +4,7 @@
 //! --chunker=size-1048576` with 1,024 links a node: raw leaves, balanced trees, CIDv1. A file of one chunk is its
 //! raw leaf. Source of the schema: specs.ipfs.tech, "UnixFS".
 
+use super::hamt;
 use crate::{
     store::{
         dag_pb::{self, DAG_PB, Link, Node as PbNode, RAW},
@@ -16,8 +17,8 @@ use crate::{
 pub const CHUNK_BYTES: usize = 1024 * 1024;
 /// Children of a file node.
 pub const MAX_LINKS: usize = 1024;
-/// Kubo turns a directory node over this many bytes into a hash-sharded one (HAMT), which has another CID.
-/// This node makes none, so a directory over it is refused rather than given a name that no other tool would give.
+/// A directory whose block would be larger becomes a sharded one (`UnixFSHAMTDirectorySizeThreshold`, estimated by
+/// block).
 pub const MAX_DIRECTORY_BYTES: usize = 256 * 1024;
 /// Levels of a file's tree. 1,024⁴ MiB is more than any disk; deeper trees are made to exhaust their reader.
 pub const MAX_FILE_DEPTH: usize = 5;
@@ -28,8 +29,10 @@ const TYPE: u64 = 1;
 const DATA: u64 = 2;
 const FILE_SIZE: u64 = 3;
 const BLOCK_SIZES: u64 = 4;
-/// Hash type, fanout, mode and modification time: known, and without meaning here.
-const IGNORED: std::ops::RangeInclusive<u64> = 5..=8;
+const HASH_TYPE: u64 = 5;
+const FANOUT: u64 = 6;
+/// Mode and modification time: known, and without meaning here.
+const IGNORED: std::ops::RangeInclusive<u64> = 7..=8;
 
 const TYPE_RAW: u64 = 0;
 const TYPE_DIRECTORY: u64 = 1;
@@ -54,8 +57,8 @@ pub enum Error {
     /// A symbolic link or metadata node.
     #[error("UnixFS type {0} (symbolic link or metadata) is not supported")]
     Type(u64),
-    /// A hash-sharded directory.
-    #[error("hash-sharded directories (HAMT) are not supported; use fewer entries or nest directories")]
+    /// A sharded directory of another form than Kubo's, or one that can't be.
+    #[error("this sharded directory has another form than Kubo's; add it again with `ipfs add`")]
     Sharded,
     /// A name that is empty, `.`, `..`, or holds `/` or NUL.
     #[error("`{0}` can't be the name of a file")]
@@ -63,9 +66,6 @@ pub enum Error {
     /// Two entries with one name, or out of order.
     #[error("the directory's entries are not in strict order of their names")]
     Order,
-    /// An entry list that Kubo would shard.
-    #[error("a directory of {0} bytes is over {MAX_DIRECTORY_BYTES}; nest it, or pack its files into fewer")]
-    DirectoryTooLarge(usize),
 }
 
 /// A part of a file: what a parent says of its child.
@@ -93,6 +93,13 @@ pub enum Node<'a> {
     },
     /// Entries in strict order of their names, each a valid name.
     Directory(Vec<Link>),
+    /// A node of a sharded directory: some of its entries, and further nodes.
+    Shard {
+        /// Entries, each with a valid name; in no order, and their names may collide with those of other nodes.
+        entries: Vec<Link>,
+        /// Nodes below.
+        nodes: Vec<ContentId>,
+    },
 }
 
 /// Reads the block `bytes` named `cid`.
@@ -109,7 +116,7 @@ fn decode_node(node: PbNode) -> Result<Node<'static>, Error> {
     match data.kind {
         TYPE_FILE | TYPE_RAW => decode_file(node.links, data),
         TYPE_DIRECTORY => decode_directory(node.links),
-        TYPE_SHARDED_DIRECTORY => Err(Error::Sharded),
+        TYPE_SHARDED_DIRECTORY => decode_shard(node.links, &data),
         other => Err(Error::Type(other)),
     }
 }
@@ -140,14 +147,42 @@ fn decode_directory(links: Vec<Link>) -> Result<Node<'static>, Error> {
     Ok(Node::Directory(links))
 }
 
+fn decode_shard(links: Vec<Link>, data: &Data) -> Result<Node<'static>, Error> {
+    if (data.hash_type, data.fanout) != (Some(hamt::MURMUR3), Some(hamt::FANOUT)) {
+        return Err(Error::Sharded);
+    }
+    let (mut entries, mut nodes) = (Vec::new(), Vec::new());
+    for mut link in links {
+        let (_, name) = link.name.split_at_checked(hamt::PREFIX).ok_or(Error::Sharded)?;
+        if name.is_empty() {
+            nodes.push(link.cid);
+            continue;
+        }
+        check_name(name)?;
+        link.name = name.to_owned();
+        entries.push(link);
+    }
+    Ok(Node::Shard { entries, nodes })
+}
+
+/// Puts the entries of all nodes of a sharded directory in order; no name may occur twice.
+pub fn join_shards(mut entries: Vec<Link>) -> Result<Vec<Link>, Error> {
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    if entries.windows(2).any(|pair| pair[0].name == pair[1].name) {
+        return Err(Error::Order);
+    }
+    Ok(entries)
+}
+
 /// Refuses names that could leave the directory they are in.
 pub fn check_name(name: &str) -> Result<(), Error> {
     let bad = name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']);
     if bad { Err(Error::Name(name.chars().take(80).collect())) } else { Ok(()) }
 }
 
-/// The block of a directory with these entries, in any order, and what a parent says of it.
-pub fn encode_directory(mut entries: Vec<(String, Part)>) -> Result<(Vec<u8>, Part), Error> {
+/// The blocks of a directory with these entries, in any order, and what a parent says of it. It is one block, or, if
+/// that would be over [`MAX_DIRECTORY_BYTES`], the blocks of a sharded directory.
+pub fn encode_directory(mut entries: Vec<(String, Part)>) -> Result<(Vec<Vec<u8>>, Part), Error> {
     entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     for (name, _) in &entries {
         check_name(name)?;
@@ -157,16 +192,16 @@ pub fn encode_directory(mut entries: Vec<(String, Part)>) -> Result<(Vec<u8>, Pa
     }
     let below: u64 = entries.iter().map(|(_, part)| part.total_size).sum();
     let size = entries.iter().map(|(_, part)| part.size).sum();
-    let link = |(name, part): (String, Part)| Link { cid: part.cid, name, total_size: part.total_size };
+    let link = |(name, part): &(String, Part)| Link { cid: part.cid, name: name.clone(), total_size: part.total_size };
     let mut data = Vec::new();
     protobuf::write_varint_field(&mut data, TYPE, TYPE_DIRECTORY);
-    let block = PbNode { links: entries.into_iter().map(link).collect(), data }.encode();
+    let block = PbNode { links: entries.iter().map(link).collect(), data }.encode();
     if block.len() > MAX_DIRECTORY_BYTES {
-        return Err(Error::DirectoryTooLarge(block.len()));
+        return hamt::encode(entries);
     }
     let total_size = below + block.len() as u64;
     let cid = dag_pb::content_id(DAG_PB, &block);
-    Ok((block, Part { cid, size, total_size }))
+    Ok((vec![block], Part { cid, size, total_size }))
 }
 
 /// Grows the balanced tree over the leaves of one file, in order, holding at most [`MAX_LINKS`] parts a level.
@@ -237,6 +272,8 @@ struct Data {
     bytes: Vec<u8>,
     file_size: Option<u64>,
     block_sizes: Vec<u64>,
+    hash_type: Option<u64>,
+    fanout: Option<u64>,
 }
 
 impl Data {
@@ -251,6 +288,8 @@ impl Data {
                 (FILE_SIZE, Value::Varint(size)) if data.file_size.is_none() => data.file_size = Some(size),
                 (BLOCK_SIZES, Value::Varint(size)) => data.block_sizes.push(size),
                 (BLOCK_SIZES, Value::Bytes(packed)) => data.push_packed(packed)?,
+                (HASH_TYPE, Value::Varint(code)) if data.hash_type.is_none() => data.hash_type = Some(code),
+                (FANOUT, Value::Varint(fanout)) if data.fanout.is_none() => data.fanout = Some(fanout),
                 (number, _) if IGNORED.contains(&number) => {}
                 _ => return Err(Error::Field),
             }
@@ -317,6 +356,48 @@ mod tests {
         // 1,025 nodes over leaves, 2 over those, and the root.
         assert_eq!(nodes.len(), 1025 + 2 + 1);
         assert_eq!(root.size, 7 * (1024 * 1024 + 1));
+    }
+
+    /// Names that Kubo 0.42 gave with the profile `unixfs-v1-2025`.
+    #[test]
+    fn kubo_gives_the_same_names() {
+        let zeros = |length: usize| {
+            let size = length as u64;
+            Part { cid: dag_pb::content_id(RAW, &vec![0; length]), size, total_size: size }
+        };
+        let (chunk, one) = (zeros(CHUNK_BYTES), zeros(1));
+        let file = |leaves: &[Part]| {
+            let mut put = |_: Vec<u8>| Ok::<_, ()>(());
+            let mut builder = FileBuilder::default();
+            leaves.iter().for_each(|leaf| builder.push(*leaf, &mut put).unwrap());
+            builder.finish(&mut put).unwrap().unwrap().cid.to_string()
+        };
+        assert_eq!(file(&[chunk]), "bafkreibq4fevl27rgurgnxbp7adh42aqiyd6ouflxhj3gzmcxcxzbh6lla");
+        assert_eq!(file(&[chunk, one]), "bafybeihd4yzq7n5umhjngdum4r6k2to7egxfkf2jz6thvwzf6djus22cmq");
+        assert_eq!(file(&[chunk; 1025]), "bafybeigt7wofv4vnxbg3titijasuw4ptg5kfztec4smsk7opdt7z6djoxq");
+        let entry = |name: String, text: String| {
+            let size = text.len() as u64;
+            (name, Part { cid: dag_pb::content_id(RAW, text.as_bytes()), size, total_size: size })
+        };
+        let records = |count: usize| {
+            let record = |number| entry(format!("record-{number:04}.txt"), format!("{number:04}"));
+            encode_directory((0..count).map(record).collect()).unwrap()
+        };
+        let (blocks, directory) = records(3000);
+        assert_eq!(blocks.len(), 1);
+        assert_eq!(directory.cid.to_string(), "bafybeied7ujltecwdgshaleh2jbuqo3hi6ngaspi74q5jmtp7vitczol4y");
+        let (blocks, directory) = records(6000);
+        assert!(blocks.len() > 256);
+        assert_eq!(directory.cid.to_string(), "bafybeifdibl7sgwmudtdjbpt465ee3fphkngutmqauqev3igr5bz4gbfxe");
+
+        // The largest block that is not sharded, and one byte more.
+        let filled = |length: usize| {
+            let numbered = (0..4095).map(|number| entry(format!("{number:020}"), format!("{number:04}")));
+            let entries = numbered.chain([entry("z".repeat(length), "last".into())]).collect();
+            encode_directory(entries).unwrap().1.cid.to_string()
+        };
+        assert_eq!(filled(16), "bafybeifvlr7rn2vppvkuqcmpjtvw5mx7sw62p75izzx6qpjqwnyicd7c6q");
+        assert_eq!(filled(17), "bafybeiguov4pqtfobv3rfbzrgnadqaxavrfjl5pu4u6bptjekn26inyxzm");
     }
 
     #[test]

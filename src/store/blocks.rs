@@ -11,8 +11,14 @@
 //! Blocks are verified before they are written, never while they are read for a peer (the peer verifies); what this
 //! node itself uses goes through [`BlockStore::get_verified`].
 
+mod garbage;
+mod index;
+
+#[cfg(test)]
+mod tests;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
@@ -26,9 +32,10 @@ use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
+use self::index::Index;
 use super::{
     dag_pb::{self, MAX_BLOCK_BYTES, Named},
-    pins::{MAX_REASON_BYTES, Pin, Pins},
+    pins::{MAX_REASON_BYTES, Pins},
 };
 use crate::types::ContentId;
 
@@ -37,8 +44,6 @@ use crate::types::ContentId;
 pub const SYNC_BATCH_BYTES: u64 = 64 * 1024 * 1024;
 /// Threads that sync files at once: file systems commit several syncs in one journal transaction.
 const SYNC_THREADS: usize = 4;
-/// Eviction goes on until the store is this many percent full, so that it isn't called for at every block.
-const EVICT_TO_PERCENT: u64 = 90;
 
 /// How much may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,61 +134,6 @@ pub struct BlockStore {
     next_temporary: AtomicU64,
     /// Held open: the lock goes with it.
     _lock: File,
-}
-
-/// What is known of all blocks without touching the disk: about 60 bytes a block.
-#[derive(Debug, Default)]
-struct Index {
-    blocks: HashMap<Key, Entry>,
-    /// Sum of the sizes.
-    bytes: u64,
-    /// Counts uses; the age of a block for eviction.
-    tick: u64,
-    /// Written since the last sync.
-    fresh: Vec<Key>,
-    fresh_bytes: u64,
-    /// Every block below a pinned root, present or not; `None` until it is needed, or after an unpin.
-    pinned: Option<HashSet<Key>>,
-    /// Roots of transfers under way: as pins, but forgotten at a restart.
-    kept: HashSet<ContentId>,
-    /// Ticks at which the imports under way began: what was written since is not evicted.
-    imports: Vec<u64>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    size: u32,
-    used: u64,
-    fresh: bool,
-}
-
-impl Index {
-    fn touch(&mut self, key: &Key) -> Option<Entry> {
-        self.tick += 1;
-        let entry = self.blocks.get_mut(key)?;
-        entry.used = self.tick;
-        Some(*entry)
-    }
-
-    fn insert(&mut self, key: Key, size: u32, fresh: bool) {
-        self.tick += 1;
-        let entry = Entry { size, used: self.tick, fresh };
-        if self.blocks.insert(key, entry).is_none() {
-            self.bytes += u64::from(size);
-        }
-        if fresh {
-            self.fresh.push(key);
-            self.fresh_bytes += u64::from(size);
-        }
-    }
-
-    fn remove(&mut self, key: &Key) -> bool {
-        let Some(entry) = self.blocks.remove(key) else {
-            return false;
-        };
-        self.bytes -= u64::from(entry.size);
-        true
-    }
 }
 
 /// While it lives, blocks written since it was made are not evicted: an import writes leaves long before the root
@@ -356,62 +306,6 @@ impl BlockStore {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Keeps `root` and all below it, as far as it is here and as it arrives, until the same reason is unpinned.
-    pub fn pin(&self, root: &ContentId, reason: &str) -> Result<(), Error> {
-        if reason.len() > MAX_REASON_BYTES {
-            return Err(Error::Reason);
-        }
-        let _no_collection = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.pins.insert(Pin { root: *root, reason: reason.to_owned() })? {
-            self.mark(*root);
-        }
-        Ok(())
-    }
-
-    /// Takes one reason away. Nothing is deleted until space is needed.
-    pub fn unpin(&self, root: &ContentId, reason: &str) -> Result<(), Error> {
-        if self.pins.remove(&Pin { root: *root, reason: reason.to_owned() })? {
-            self.lock().pinned = None;
-        }
-        Ok(())
-    }
-
-    /// As [`BlockStore::pin`] while something goes on that a restart would end: nothing is written.
-    pub fn keep(&self, root: &ContentId) {
-        let _no_collection = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = self.lock().kept.insert(*root);
-        if new {
-            self.mark(*root);
-        }
-    }
-
-    /// Ends [`BlockStore::keep`].
-    pub fn release(&self, root: &ContentId) {
-        let mut index = self.lock();
-        if index.kept.remove(root) {
-            index.pinned = None;
-        }
-    }
-
-    /// All pins, by root and reason.
-    pub fn pins(&self) -> Vec<Pin> {
-        self.pins.list()
-    }
-
-    /// Deletes unpinned blocks, least recently used first, until at most `target` bytes are used. Returns the
-    /// bytes freed.
-    pub fn collect_garbage(&self, target: u64) -> Result<u64, Error> {
-        let _one_at_a_time = self.collecting.lock().unwrap_or_else(PoisonError::into_inner);
-        self.mark_all();
-        let mut freed = 0;
-        for key in self.evictable(target) {
-            if let Some(size) = self.drop_block(&key) {
-                freed += u64::from(size);
-            }
-        }
-        Ok(freed)
-    }
-
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -458,41 +352,6 @@ impl BlockStore {
         if full_batch { self.sync() } else { Ok(()) }
     }
 
-    fn make_room(&self, size: u64) -> Result<(), Error> {
-        let quota = self.quota.bytes;
-        let used = self.used_bytes();
-        if used.saturating_add(size) <= quota {
-            return Ok(());
-        }
-        self.collect_garbage((quota / 100 * EVICT_TO_PERCENT).min(quota.saturating_sub(size)))?;
-        let used = self.used_bytes();
-        if used.saturating_add(size) <= quota { Ok(()) } else { Err(Error::Full { used, quota }) }
-    }
-
-    /// The unpinned blocks to delete, oldest first, so that at most `target` bytes remain.
-    fn evictable(&self, target: u64) -> Vec<Key> {
-        let index = self.lock();
-        let protected_since = index.imports.iter().min().copied().unwrap_or(u64::MAX);
-        let pinned = |key: &Key| index.pinned.as_ref().is_none_or(|set| set.contains(key));
-        let mut candidates: Vec<(u64, Key, u32)> = index
-            .blocks
-            .iter()
-            .filter(|(key, entry)| entry.used < protected_since && !pinned(key))
-            .map(|(key, entry)| (entry.used, *key, entry.size))
-            .collect();
-        candidates.sort_unstable();
-        let mut remaining = index.bytes;
-        let mut chosen = Vec::new();
-        for (_, key, size) in candidates {
-            if remaining <= target {
-                break;
-            }
-            remaining -= u64::from(size);
-            chosen.push(key);
-        }
-        chosen
-    }
-
     fn drop_block(&self, key: &Key) -> Option<u32> {
         let size = {
             let mut index = self.lock();
@@ -505,46 +364,6 @@ impl BlockStore {
             let _ = fs::remove_file(path);
         }
         size
-    }
-
-    /// Makes the set of pinned blocks, if there is none.
-    fn mark_all(&self) {
-        let kept: Vec<ContentId> = {
-            let mut index = self.lock();
-            if index.pinned.is_some() {
-                return;
-            }
-            index.pinned = Some(HashSet::new());
-            index.kept.iter().copied().collect()
-        };
-        for root in self.pins.list().into_iter().map(|pin| pin.root).chain(kept) {
-            self.mark(root);
-        }
-    }
-
-    /// Adds `root` and what is below it to the set of pinned blocks, if there is one.
-    fn mark(&self, root: ContentId) {
-        let mut open = vec![root];
-        while let Some(cid) = open.pop() {
-            if let Named::Sha256(key) = dag_pb::named(&cid) {
-                let new = self.lock().pinned.as_mut().is_some_and(|set| set.insert(key));
-                if new && cid.0.codec() == dag_pb::DAG_PB {
-                    open.extend(self.links_of(&cid));
-                }
-            }
-        }
-    }
-
-    fn mark_below(&self, cid: &ContentId, bytes: &[u8]) {
-        for link in dag_pb::links(cid, bytes).unwrap_or_default() {
-            self.mark(link);
-        }
-    }
-
-    /// The links of a block that is here; none if it is not here or can't be read.
-    fn links_of(&self, cid: &ContentId) -> Vec<ContentId> {
-        let bytes = self.get(cid).ok().flatten();
-        bytes.and_then(|bytes| dag_pb::links(cid, &bytes).ok()).unwrap_or_default()
     }
 
     /// Syncs each file of the batch. Returns the synced, and the first failure; the failed are dropped.
@@ -667,153 +486,4 @@ fn list_blocks(directory: &Path) -> io::Result<Vec<FoundBlock>> {
 /// Names this run of the machine; `None` where the system does not tell.
 fn boot_id() -> Option<Vec<u8>> {
     fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dag_pb::{DAG_PB, Link, Node, RAW};
-
-    const ROOMY: Quota = Quota { bytes: 1 << 20 };
-
-    fn block(number: u8) -> Vec<u8> {
-        vec![number; 1000]
-    }
-
-    fn parent(store: &BlockStore, children: &[ContentId]) -> ContentId {
-        let link = |cid: &ContentId| Link { cid: *cid, name: String::new(), total_size: 0 };
-        let node = Node { links: children.iter().map(link).collect(), data: vec![8, 2] };
-        store.put_new(DAG_PB, &node.encode()).unwrap()
-    }
-
-    #[test]
-    fn blocks_are_there_after_a_restart_synced_or_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlockStore::open(directory.path(), ROOMY).unwrap();
-        let synced = store.put_new(RAW, &block(1)).unwrap();
-        store.sync().unwrap();
-        let fresh = store.put_new(RAW, &block(2)).unwrap();
-        fs::write(directory.path().join("fresh/7.part"), b"half").unwrap();
-        drop(store);
-        let store = BlockStore::open(directory.path(), ROOMY).unwrap();
-        assert_eq!(store.get(&synced).unwrap().unwrap(), block(1));
-        assert_eq!(store.get(&fresh).unwrap().unwrap(), block(2));
-        assert_eq!(store.used_bytes(), 2000);
-        assert!(!directory.path().join("fresh/7.part").exists());
-        store.sync().unwrap();
-        assert_eq!(store.get_verified(&fresh).unwrap().unwrap(), block(2));
-    }
-
-    #[test]
-    fn what_a_crash_of_the_machine_tore_is_forgotten() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlockStore::open(directory.path(), ROOMY).unwrap();
-        let whole = store.put_new(RAW, &block(1)).unwrap();
-        let torn = store.put_new(RAW, &block(2)).unwrap();
-        let Named::Sha256(key) = dag_pb::named(&torn) else { unreachable!("made with sha2-256") };
-        fs::write(store.fresh_path(&key), b"").unwrap();
-        drop(store);
-        fs::write(directory.path().join("fresh/boot"), b"another boot").unwrap();
-        let store = BlockStore::open(directory.path(), ROOMY).unwrap();
-        assert!(store.has(&whole));
-        assert!(!store.has(&torn));
-        store.put(&torn, &block(2)).unwrap();
-    }
-
-    #[test]
-    fn bytes_that_do_not_match_their_name_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlockStore::open(directory.path(), ROOMY).unwrap();
-        let cid = dag_pb::content_id(RAW, b"right");
-        assert!(matches!(store.put(&cid, b"wrong"), Err(Error::Mismatch(_))));
-        assert!(!store.has(&cid));
-        let large = vec![0; MAX_BLOCK_BYTES + 1];
-        assert!(matches!(store.put_new(RAW, &large), Err(Error::TooLarge(_))));
-    }
-
-    #[test]
-    fn a_rotten_block_is_dropped_when_it_is_used() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlockStore::open(directory.path(), ROOMY).unwrap();
-        let cid = store.put_new(RAW, &block(1)).unwrap();
-        store.sync().unwrap();
-        let Named::Sha256(key) = dag_pb::named(&cid) else { unreachable!("made with sha2-256") };
-        fs::write(store.placed_path(&key), block(9)).unwrap();
-        assert_eq!(store.get_verified(&cid).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert!(!store.has(&cid));
-    }
-
-    #[test]
-    fn two_stores_on_one_directory_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let _first = BlockStore::open(directory.path(), ROOMY).unwrap();
-        assert!(matches!(BlockStore::open(directory.path(), ROOMY), Err(Error::Locked(_))));
-    }
-
-    #[test]
-    fn pinned_dags_stay_and_the_least_recently_used_go() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlockStore::open(directory.path(), Quota { bytes: 10_000 }).unwrap();
-        let leaves: Vec<ContentId> = (0..3).map(|number| store.put_new(RAW, &block(number)).unwrap()).collect();
-        let root = parent(&store, &leaves);
-        store.pin(&root, "test").unwrap();
-        let old = store.put_new(RAW, &block(10)).unwrap();
-        let used = store.put_new(RAW, &block(11)).unwrap();
-        store.get(&old).unwrap();
-        store.get(&used).unwrap();
-        for number in 12..18 {
-            store.put_new(RAW, &block(number)).unwrap();
-        }
-        assert!(leaves.iter().chain([&root]).all(|cid| store.has(cid)));
-        assert!(!store.has(&old));
-        assert!(store.used_bytes() <= 10_000);
-
-        store.unpin(&root, "test").unwrap();
-        store.collect_garbage(0).unwrap();
-        assert_eq!(store.used_bytes(), 0);
-    }
-
-    #[test]
-    fn a_pin_covers_what_arrives_after_it_and_survives_a_restart() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlockStore::open(directory.path(), ROOMY).unwrap();
-        let leaf = dag_pb::content_id(RAW, &block(1));
-        let node = Node { links: vec![Link { cid: leaf, name: String::new(), total_size: 0 }], data: vec![8, 2] };
-        let root = dag_pb::content_id(DAG_PB, &node.encode());
-        store.pin(&root, "transfer").unwrap();
-        store.collect_garbage(0).unwrap();
-        store.put(&root, &node.encode()).unwrap();
-        store.put(&leaf, &block(1)).unwrap();
-        store.collect_garbage(0).unwrap();
-        assert!(store.has(&root) && store.has(&leaf));
-        drop(store);
-        let store = BlockStore::open(directory.path(), ROOMY).unwrap();
-        assert_eq!(store.pins(), vec![Pin { root, reason: "transfer".into() }]);
-        store.collect_garbage(0).unwrap();
-        assert!(store.has(&root) && store.has(&leaf));
-    }
-
-    #[test]
-    fn a_store_full_of_pinned_blocks_says_so() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlockStore::open(directory.path(), Quota { bytes: 2500 }).unwrap();
-        for number in 0..2 {
-            let cid = store.put_new(RAW, &block(number)).unwrap();
-            store.pin(&cid, "test").unwrap();
-        }
-        assert!(matches!(store.put_new(RAW, &block(2)), Err(Error::Full { used: 2000, quota: 2500 })));
-    }
-
-    #[test]
-    fn an_import_is_not_evicted_before_it_has_a_root() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = BlockStore::open(directory.path(), Quota { bytes: 2500 }).unwrap();
-        let importing = store.importing();
-        let first = store.put_new(RAW, &block(0)).unwrap();
-        store.put_new(RAW, &block(1)).unwrap();
-        assert!(matches!(store.put_new(RAW, &block(2)), Err(Error::Full { .. })));
-        drop(importing);
-        store.put_new(RAW, &block(2)).unwrap();
-        assert!(!store.has(&first));
-    }
 }

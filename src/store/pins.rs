@@ -15,7 +15,7 @@ use crate::types::ContentId;
 const PINS: TableDefinition<'_, (&[u8], &str), ()> = TableDefinition::new("pins");
 /// Page cache in bytes: pins are read once, at the start.
 const CACHE_BYTES: usize = 256 * 1024;
-/// Longest reason in bytes; a longer one is cut by nobody, it is a bug of the caller and refused by the database layer.
+/// Longest reason in bytes; a longer one is refused.
 pub const MAX_REASON_BYTES: usize = 256;
 
 /// A root that is kept, with the reason. One root may be pinned for several reasons; it stays until the last is gone.

@@ -138,10 +138,13 @@ impl State {
             return self.seal(root, now);
         }
         let bytes = transfer.bytes_done();
+        let mut received = transfer.bytes_received;
         let waiters = std::mem::take(&mut transfer.waiters);
         self.transfers.remove(&root);
         for id in waiters {
-            self.event(Event::Fetched { id, root, bytes });
+            // Several fetches may wait for one transfer; what it moved is told once.
+            let received = std::mem::take(&mut received);
+            self.event(Event::Fetched { id, root, bytes, received });
         }
     }
 

@@ -51,6 +51,8 @@ pub(super) struct Transfer {
     pub(super) bytes_found: u64,
     /// Bytes that came since.
     pub(super) bytes_new: u64,
+    /// Bytes that came from peers in all.
+    pub(super) bytes_received: u64,
     pub(super) last_progress: Time,
     /// When the coordinator may be asked for providers again.
     pub(super) next_want: Time,
@@ -78,6 +80,7 @@ impl Transfer {
             holds: BTreeMap::new(),
             bytes_found: 0,
             bytes_new: 0,
+            bytes_received: 0,
             last_progress: now,
             next_want: now,
             next_report: now,
@@ -256,6 +259,7 @@ impl Transfer {
             kept.insert(*cid);
         }
         self.bytes_new += bytes;
+        self.bytes_received += bytes;
         self.last_progress = now;
         self.block_bytes = (self.block_bytes * 3 + bytes) / 4;
         self.want(missing, true);

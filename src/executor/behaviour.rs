@@ -1,0 +1,6 @@
+//! `/atlas/task/1` in the swarm.
+
+use super::State;
+
+/// The shim that carries this protocol.
+pub type Behaviour = crate::protocol::behaviour::Behaviour<State>;

@@ -1,0 +1,5 @@
+//! The executor with real processes behind the real launcher.
+
+mod digits;
+mod host;
+mod sandbox;
