@@ -55,7 +55,7 @@ def save(path, weights):
 
 
 def predict(weights, features):
-    return sum(w * x for w, x in zip(weights, features, strict=False)) + weights[-1]
+    return sum(w * x for w, x in zip(weights[:-1], features, strict=True)) + weights[-1]
 
 
 def train(job):
@@ -65,7 +65,7 @@ def train(job):
     weights = load(os.path.join(job.resume_from, "model.safetensors") if job.resume_from else job.model_path)
     for step in atlas_script.steps(job, lambda path: save(os.path.join(path, "model.safetensors"), weights)):
         # fsum is exact, so the order of the records does not change a bit.
-        errors = [predict(weights, row) - row[-1] for row in rows]
+        errors = [predict(weights, row[:-1]) - row[-1] for row in rows]
         loss = math.fsum(error * error for error in errors) / len(rows)
         slopes = [2 * math.fsum(e * row[i] for e, row in zip(errors, rows, strict=True)) / len(rows) for i in range(FEATURES)]
         slopes = [slope + 2 * ridge * weight for slope, weight in zip(slopes, weights, strict=False)]
@@ -78,7 +78,7 @@ def train(job):
 
 def evaluate(job):
     rows, weights = read_records(job, "eval"), load(job.model_path)
-    loss = math.fsum((predict(weights, row) - row[-1]) ** 2 for row in rows) / len(rows)
+    loss = math.fsum((predict(weights, row[:-1]) - row[-1]) ** 2 for row in rows) / len(rows)
     with open(os.path.join(job.output, "metrics.json"), "w", encoding="utf-8") as file:
         json.dump({"loss": loss, "records": len(rows)}, file)
     job.emit("done", steps=0, samples=len(rows), outputs=["metrics.json"])
