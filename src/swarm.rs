@@ -16,12 +16,8 @@ use libp2p::{
 };
 
 use crate::{
-    chain::rpc as ledger_rpc,
-    executor, gossip, health,
-    identity::Keypair,
-    proof,
-    protocol::behaviour::Behaviour as Protocol,
-    shard,
+    chain::rpc as ledger_rpc, executor, gossip, health, identity::Keypair, proof,
+    protocol::behaviour::Behaviour as Protocol, shard,
 };
 
 /// Kademlia of this network alone: an Atlas node is no use to the public IPFS table, nor it to us.
@@ -174,9 +170,9 @@ fn transport(
     }
     let tcp = tcp.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux::Config::default());
     let quic = quic::tokio::Transport::new(quic::Config::new(key));
-    let either = tcp.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).or_transport(
-        quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))),
-    );
+    let either = tcp
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .or_transport(quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))));
     Ok(either.map(|either, _| either.into_inner()).boxed())
 }
 

@@ -131,7 +131,9 @@ impl Edges {
 
     async fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::CarryLedger { ledger } => Answer::Carried(self.ledgers.carry(&ledger).await.map_err(|error| error.to_string())),
+            Request::CarryLedger { ledger } => {
+                Answer::Carried(self.ledgers.carry(&ledger).await.map_err(|error| error.to_string()))
+            }
             Request::Query { ledger, path, data } => Answer::Files(self.query(&ledger, &path, data).await),
             request => self.answer_blocking(request).await,
         }
@@ -244,7 +246,8 @@ fn import(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error> {
 fn import_car(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error> {
     let invalid = |error: &dyn std::error::Error| api::Error::new(api::ErrorCode::Invalid, words(error));
     let file = std::fs::File::open(path).map_err(|error| invalid(&error))?;
-    let roots = shard::archive::import(files.store(), std::io::BufReader::new(file)).map_err(|error| invalid(&error))?;
+    let roots =
+        shard::archive::import(files.store(), std::io::BufReader::new(file)).map_err(|error| invalid(&error))?;
     let [root] = roots[..] else {
         let message = format!("the CAR names {} roots; one is wanted", roots.len());
         return Err(api::Error::new(api::ErrorCode::Invalid, message));
@@ -253,9 +256,7 @@ fn import_car(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error
 }
 
 fn export(files: &Files, request: &api::ShardGet) -> Result<Reply, api::Error> {
-    files
-        .export(&request.cid, &request.to)
-        .map_err(|error| api::Error::new(api::ErrorCode::Invalid, words(&error)))?;
+    files.export(&request.cid, &request.to).map_err(|error| api::Error::new(api::ErrorCode::Invalid, words(&error)))?;
     Ok(Reply::Shard(api::Shard { cid: request.cid, size: dag_size(files.store(), &request.cid), pins: Vec::new() }))
 }
 

@@ -10,7 +10,9 @@ use std::{
 
 use futures::StreamExt;
 use libp2p::{
-    Multiaddr, PeerId, gossipsub, identify, kad, mdns, metrics::Registry, ping,
+    Multiaddr, PeerId, gossipsub, identify, kad, mdns,
+    metrics::Registry,
+    ping,
     swarm::{DialError, Swarm, SwarmEvent, dial_opts::DialOpts},
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -392,7 +394,8 @@ impl EventLoop {
     }
 
     fn on_kademlia(&mut self, event: kad::Event) {
-        let kad::Event::OutboundQueryProgressed { result: kad::QueryResult::GetProviders(Ok(found)), .. } = event else {
+        let kad::Event::OutboundQueryProgressed { result: kad::QueryResult::GetProviders(Ok(found)), .. } = event
+        else {
             return;
         };
         if let kad::GetProvidersOk::FoundProviders { key, providers } = found

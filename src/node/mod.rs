@@ -127,10 +127,8 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
     let pinner = pinner(&config, &store)?;
     let remembered = Remembered::new(config.data_dir.join("peers"));
     let facts = facts(&config, &detected, &supervisor).await;
-    let coordinator = Coordinator::new(
-        coordinator_config(&config, &keypair, &detected, facts, &remembered),
-        clock::now(),
-    );
+    let coordinator =
+        Coordinator::new(coordinator_config(&config, &keypair, &detected, facts, &remembered), clock::now());
     let mut registry = Registry::default();
     let mut swarm = swarm::build(&keypair, &swarm_config(&config), states(&config, &keypair, &store), &mut registry)?;
     listen(&mut swarm, &config)?;
@@ -179,9 +177,8 @@ async fn detect(config: &Config) -> Result<resource::Detected, Error> {
         gpu_enabled: config.resources.gpu_enabled,
     };
     let data_dir = config.data_dir.clone();
-    let detected = tokio::task::spawn_blocking(move || {
-        resource::detect(&resource::Machine::default(), &data_dir, &caps)
-    });
+    let detected =
+        tokio::task::spawn_blocking(move || resource::detect(&resource::Machine::default(), &data_dir, &caps));
     match detected.await {
         Ok(detected) => Ok(detected?),
         Err(error) => Err(Error::Directory { path: config.data_dir.clone(), source: io::Error::other(error) }),
@@ -207,7 +204,8 @@ async fn open_ledger(config: &Config, keypair: &Keypair, ledgers: &Ledgers) -> R
             let directory = config.data_dir.join("ledgers").join(chain_id).join("chain");
             let listener = embedded::listen(address).await?;
             let (keypair, path) = (keypair.clone(), directory.clone());
-            let started = tokio::task::spawn_blocking(move || embedded::Embedded::start(&path, genesis, &keypair)).await;
+            let started =
+                tokio::task::spawn_blocking(move || embedded::Embedded::start(&path, genesis, &keypair)).await;
             let embedded =
                 started.map_err(|error| Error::Directory { path: directory, source: io::Error::other(error) })??;
             let served = Arc::clone(&embedded);
@@ -243,8 +241,8 @@ type Reports<T> = mpsc::Receiver<T>;
 
 fn executor_config(config: &Config) -> Result<executor::edge::Config, Error> {
     let work_dir = directory(config.executor.work_dir.clone())?;
-    let mut executor = executor::edge::Config::new(work_dir.clone())
-        .map_err(|source| Error::Directory { path: work_dir, source })?;
+    let mut executor =
+        executor::edge::Config::new(work_dir.clone()).map_err(|source| Error::Directory { path: work_dir, source })?;
     if let Some(python) = &config.executor.python {
         executor.python.clone_from(python);
     }

@@ -20,7 +20,8 @@ impl Coordinator {
     pub(super) fn reconcile_round(&mut self, ledger: &str, job: JobId) {
         let Some(view) = self.ledgers.get(ledger).map(|state| &state.view) else { return };
         let Some(record) = view.jobs.get(&job) else { return };
-        let slots: Vec<(Slot, Option<NodeKey>)> = view.tasks_of(&job).map(|task| (task.id.slot, holder(task))).collect();
+        let slots: Vec<(Slot, Option<NodeKey>)> =
+            view.tasks_of(&job).map(|task| (task.id.slot, holder(task))).collect();
         if !slots.iter().any(|(_, holder)| *holder == Some(self.me)) {
             return;
         }

@@ -133,7 +133,9 @@ impl Connectivity {
             return None;
         }
         if self.targets.is_empty() {
-            return Some("no bootstrap peer is configured and none is remembered; start with --bootstrap MULTIADDR".into());
+            return Some(
+                "no bootstrap peer is configured and none is remembered; start with --bootstrap MULTIADDR".into(),
+            );
         }
         let tried = self.targets.values().filter(|target| target.attempts > 0).count();
         let total = self.targets.len();

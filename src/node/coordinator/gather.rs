@@ -6,8 +6,7 @@ use libp2p::PeerId;
 
 use super::{Coordinator, Output, Pending, inference::ServeRequest, on_proof::CheckReceipt};
 use crate::{
-    api,
-    shard,
+    api, shard,
     types::{ContentId, JobId, Slot, TaskId},
 };
 

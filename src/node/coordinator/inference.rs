@@ -77,8 +77,11 @@ impl Coordinator {
                 Some((Target::Job { ledger: Some(ledger), job: *job }, job.to_string()))
             }
             (None, Some(model)) => {
-                let ledger =
-                    self.ledgers.iter().find(|(_, state)| state.view.models.contains_key(model)).map(|(name, _)| name)?;
+                let ledger = self
+                    .ledgers
+                    .iter()
+                    .find(|(_, state)| state.view.models.contains_key(model))
+                    .map(|(name, _)| name)?;
                 let target = Target::ModelId { ledger: Some(ledger.clone()), model_id: model.clone() };
                 Some((target, model.clone()))
             }

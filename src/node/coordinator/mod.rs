@@ -39,14 +39,14 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId};
 
+use self::{
+    connectivity::Connectivity, gather::Gathers, inference::Inference, pending::Pending, status::RunLog,
+    submission::Submission, view::View, work::Work,
+};
 pub use self::{
     connectivity::MAX_REMEMBERED,
     on_peer::PeerEvent,
     status::{Counters, Facts},
-};
-use self::{
-    connectivity::Connectivity, gather::Gathers, inference::Inference, pending::Pending, status::RunLog, submission::Submission,
-    view::View, work::Work,
 };
 use super::edges;
 use crate::{

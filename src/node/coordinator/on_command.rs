@@ -26,7 +26,9 @@ impl Coordinator {
             Command::Tasks { job } => self.reply(id, Reply::Tasks(self.tasks_reply(job))),
             Command::Runs => self.reply(id, Reply::Runs(self.runs.list())),
             Command::Submit(request) => self.begin_submission(id, submission::Source::File(request)),
-            Command::SubmitPrepared(request) => self.begin_submission(id, submission::Source::Prepared(Box::new(request))),
+            Command::SubmitPrepared(request) => {
+                self.begin_submission(id, submission::Source::Prepared(Box::new(request)))
+            }
             Command::Cancel { job } => self.order(id, job, Message::CancelJob { job_id: job }, "cancelled"),
             Command::Pause { job } => self.order(id, job, Message::PauseJob { job_id: job, paused: true }, "paused"),
             Command::Resume { job } => self.order(id, job, Message::PauseJob { job_id: job, paused: false }, "resumed"),
@@ -83,7 +85,9 @@ impl Coordinator {
         for state in self.ledgers.values() {
             for record in state.view.jobs.values().filter(|record| job.is_none_or(|job| record.id == job)) {
                 let of_job = state.view.tasks_of(&record.id);
-                tasks.extend(of_job.map(|task| api::Task::from_record(record, task, self.waiting(task.id, task.status))));
+                tasks.extend(
+                    of_job.map(|task| api::Task::from_record(record, task, self.waiting(task.id, task.status))),
+                );
             }
         }
         tasks
@@ -150,9 +154,11 @@ impl Coordinator {
         /// Bytes read for a line asked for; longer lines show fewer of them.
         const BYTES_A_LINE: u32 = 256;
         let max = tail.saturating_mul(BYTES_A_LINE).min(executor::MAX_LOG);
-        let holder = self.ledger_of(&task.job).and_then(|ledger| self.ledgers.get(&ledger)?.view.tasks.get(&task)?.holder);
+        let holder =
+            self.ledger_of(&task.job).and_then(|ledger| self.ledgers.get(&ledger)?.view.tasks.get(&task)?.holder);
         // Logs lie where the script runs; the creator of a job may read them from there.
-        let peer = holder.filter(|holder| *holder != self.me && !self.runs.knows(&task)).as_ref().and_then(identity::peer_id);
+        let peer =
+            holder.filter(|holder| *holder != self.me && !self.runs.knows(&task)).as_ref().and_then(identity::peer_id);
         let ask = self.wait_for(Pending::Log { command: id, task });
         let control = Control::Log { from: None, max };
         self.output(Output::Executor(executor::Input::Ask { id: ask, peer, task, control }));
@@ -160,7 +166,8 @@ impl Coordinator {
 
     fn on_proof_asked(&mut self, id: u64, task: TaskId, round: u32) {
         let Some(own) = self.receipts.get(&(task, round)) else {
-            let message = format!("this node has no receipt of task {task} for round {round}; ask the node that did it");
+            let message =
+                format!("this node has no receipt of task {task} for round {round}; ask the node that did it");
             return self.reply_error(id, ErrorCode::NotFound, message);
         };
         let evidence = proof::evidence::Evidence {

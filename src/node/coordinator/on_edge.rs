@@ -15,7 +15,9 @@ impl Coordinator {
             (Answer::Round(answer), pending) => self.on_round_answer(*answer, &pending),
             (Answer::Proof(answer), Pending::CheckUpdate(check)) => self.on_receipt_checked(*check, answer.result),
             (Answer::Prepared(result), Pending::Prepare { submission }) => self.on_prepared(submission, result),
-            (Answer::Carried(result), Pending::CarryLedger { submission }) => self.on_ledger_carried(submission, result),
+            (Answer::Carried(result), Pending::CarryLedger { submission }) => {
+                self.on_ledger_carried(submission, result)
+            }
             (Answer::Files(result), Pending::Files { command }) => {
                 self.output(Output::Reply { id: command, result: Box::new(result) });
             }
@@ -28,7 +30,11 @@ impl Coordinator {
     fn on_recovery_answer(&mut self, answer: recovery::edge::Answer, pending: &Pending) {
         match (answer, pending) {
             (recovery::edge::Answer::Loaded { result, .. }, Pending::LoadCheckpoint { task, purpose }) => {
-                self.on_checkpoint_loaded(*task, *purpose, result.map(|loaded| *loaded).map_err(|error| edges::words(&error)));
+                self.on_checkpoint_loaded(
+                    *task,
+                    *purpose,
+                    result.map(|loaded| *loaded).map_err(|error| edges::words(&error)),
+                );
             }
             (answer, _) => self.recovery.handle(recovery::Input::Edge(answer), self.now),
         }

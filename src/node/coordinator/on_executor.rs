@@ -26,7 +26,8 @@ impl Coordinator {
             Event::Progress { task, round, step, of, loss } => self.on_progress(task, round, step, of, loss),
             Event::Checkpoint { task, generation, round, step, directory } => {
                 if self.held(&task, generation, round).is_some() {
-                    let checkpoint = recovery::Input::Checkpoint { task, generation, round, step, directory, round_end: false };
+                    let checkpoint =
+                        recovery::Input::Checkpoint { task, generation, round, step, directory, round_end: false };
                     self.recovery.handle(checkpoint, self.now);
                 }
             }

@@ -37,21 +37,39 @@ impl Coordinator {
 
     fn route_gossip(&mut self, topic: &str, signed: &Signed) -> Verdict {
         match topic {
-            TOPIC_JOBS => self.read_gossip(signed, |message: &Announcement| (message.submitter, message.timestamp), |this, message| {
-                if let Err(reason) = this.accept_announcement(message) {
-                    tracing::debug!(reason, "an announcement was left to others");
-                }
-            }),
-            TOPIC_ASSIGN => self.read_gossip(signed, |message: &AssignmentNotice| (message.node, message.timestamp), |_, message| {
-                tracing::debug!(task = %message.task, generation = message.generation, "a task has a holder");
-            }),
-            TOPIC_ROLLBACK => self.read_gossip(signed, |message: &Rollback| (message.node_id, message.timestamp), Self::on_rollback_heard),
-            TOPIC_HEARTBEAT => {
-                self.read_gossip(signed, |message: &StatusChange| (message.observer, message.timestamp), Self::on_status_heard)
-            }
-            _ => self.read_gossip(signed, |message: &JobMessage| (message.node, message.timestamp), |this, message| {
-                this.on_job_message(message);
-            }),
+            TOPIC_JOBS => self.read_gossip(
+                signed,
+                |message: &Announcement| (message.submitter, message.timestamp),
+                |this, message| {
+                    if let Err(reason) = this.accept_announcement(message) {
+                        tracing::debug!(reason, "an announcement was left to others");
+                    }
+                },
+            ),
+            TOPIC_ASSIGN => self.read_gossip(
+                signed,
+                |message: &AssignmentNotice| (message.node, message.timestamp),
+                |_, message| {
+                    tracing::debug!(task = %message.task, generation = message.generation, "a task has a holder");
+                },
+            ),
+            TOPIC_ROLLBACK => self.read_gossip(
+                signed,
+                |message: &Rollback| (message.node_id, message.timestamp),
+                Self::on_rollback_heard,
+            ),
+            TOPIC_HEARTBEAT => self.read_gossip(
+                signed,
+                |message: &StatusChange| (message.observer, message.timestamp),
+                Self::on_status_heard,
+            ),
+            _ => self.read_gossip(
+                signed,
+                |message: &JobMessage| (message.node, message.timestamp),
+                |this, message| {
+                    this.on_job_message(message);
+                },
+            ),
         }
     }
 
@@ -78,7 +96,8 @@ impl Coordinator {
     pub(super) fn accept_announcement(&mut self, announcement: Announcement) -> Result<(), String> {
         let ledger = announcement.ledger.clone();
         let known = self.ledgers.contains_key(&ledger);
-        validator::validate_spec(&self.config.policy, &ledger, &announcement.spec).map_err(|rejection| rejection.to_string())?;
+        validator::validate_spec(&self.config.policy, &ledger, &announcement.spec)
+            .map_err(|rejection| rejection.to_string())?;
         if !known {
             let host = announcement.ledger_host.as_ref().and_then(identity::peer_id);
             let host = host.ok_or_else(|| format!("ledger `{ledger}` is not reachable from here"))?;

@@ -54,7 +54,8 @@ impl Coordinator {
         state.connected = false;
         state.reason = Some(reason.clone());
         if news {
-            let event = NodeEvent::LedgerReachable { ledger: ledger.to_owned(), reachable: false, reason: Some(reason) };
+            let event =
+                NodeEvent::LedgerReachable { ledger: ledger.to_owned(), reachable: false, reason: Some(reason) };
             self.notify(event);
         }
     }
@@ -80,9 +81,8 @@ impl Coordinator {
     fn tell_recovery(&mut self, ledger: &str, touched: &Touched) {
         let Some(view) = self.ledgers.get(ledger).map(|state| &state.view) else { return };
         let tasks = touched.tasks.keys().filter_map(|task| view.tasks.get(task));
-        let generations: Vec<recovery::Input> = tasks
-            .map(|task| recovery::Input::Generation { task: task.id, generation: task.generation })
-            .collect();
+        let generations: Vec<recovery::Input> =
+            tasks.map(|task| recovery::Input::Generation { task: task.id, generation: task.generation }).collect();
         let closed = touched.closed.iter().filter_map(|key| view.rounds.get(key));
         let settled: Vec<recovery::Input> = closed
             .flat_map(|record| {
@@ -156,7 +156,9 @@ impl Coordinator {
     pub(super) fn register_if_needed(&mut self, ledger: &str) {
         let Some(state) = self.ledgers.get(ledger) else { return };
         let current = state.view.nodes.get(&self.me).is_some_and(|node| {
-            node.node_id == self.config.label && node.resources == self.config.lends && node.address == self.config.address
+            node.node_id == self.config.label
+                && node.resources == self.config.lends
+                && node.address == self.config.address
         });
         if current || state.registering || self.stopping.is_some() {
             return;
@@ -189,7 +191,9 @@ impl Coordinator {
             Pending::Register { ledger, command } => self.on_registered(&ledger, command, code, log),
             Pending::Command { command, done } => self.on_command_committed(command, &done, code, log),
             Pending::SubmitJob { submission } => self.on_job_committed(submission, code, log, data),
-            Pending::TaskStatus { task } if code != 0 => tracing::warn!(%task, log, "the ledger refused a task's status"),
+            Pending::TaskStatus { task } if code != 0 => {
+                tracing::warn!(%task, log, "the ledger refused a task's status")
+            }
             Pending::Beat if code != 0 => tracing::warn!(log, "the ledger refused a beat"),
             _ => {}
         }

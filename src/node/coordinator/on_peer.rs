@@ -97,7 +97,9 @@ impl Coordinator {
             }
             PeerEvent::Connected { peer, address, outbound } => self.on_connected(peer, address, outbound),
             PeerEvent::Disconnected { peer } => self.on_disconnected(peer),
-            PeerEvent::Identified { peer, listen, observed, agent } => self.on_identified(peer, listen, &observed, agent),
+            PeerEvent::Identified { peer, listen, observed, agent } => {
+                self.on_identified(peer, listen, &observed, agent)
+            }
             PeerEvent::Discovered { peer, address } => {
                 self.output(Output::AddAddress { peer, address: address.clone() });
                 self.connectivity.remember(peer, [address], self.now);

@@ -15,9 +15,7 @@ use crate::{
     node::edges,
     proof::{self, Event, Expected, Input, wire::Refused},
     protocol::ResponseToken,
-    types::{
-        Attestation, Digest, Metrics, NodeKey, Receipt, Round, Signed, TaskId, UpdateCodec, rendezvous,
-    },
+    types::{Attestation, Digest, Metrics, NodeKey, Receipt, Round, Signed, TaskId, UpdateCodec, rendezvous},
 };
 
 /// A receipt of another node on its way through the checks.
@@ -132,9 +130,11 @@ impl Coordinator {
         let holders = self.holders(&ledger, &task.job);
         let others = self.connected_members(&ledger);
         let (near, far): (Vec<NodeKey>, Vec<NodeKey>) = others.into_iter().partition(|node| holders.contains(node));
-        let order = rendezvous::rank(rendezvous::VERIFIER, &parts, near)
-            .into_iter()
-            .chain(rendezvous::rank(rendezvous::VERIFIER, &parts, far));
+        let order = rendezvous::rank(rendezvous::VERIFIER, &parts, near).into_iter().chain(rendezvous::rank(
+            rendezvous::VERIFIER,
+            &parts,
+            far,
+        ));
         let next = order.into_iter().find(|node| !work.verifiers_tried.contains(node));
         let Some((node, peer)) = next.and_then(|node| Some((node, identity::peer_id(&node)?))) else {
             if let Some(work) = self.works.get_mut(&task) {

@@ -1,10 +1,7 @@
 //! Shard reports: content arrived, content is held elsewhere, content is wanted.
 
 use super::{Coordinator, Output, Pending};
-use crate::{
-    identity, recovery,
-    shard::Event,
-};
+use crate::{identity, recovery, shard::Event};
 
 impl Coordinator {
     pub(super) fn on_shard(&mut self, event: Event) {

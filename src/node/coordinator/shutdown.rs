@@ -30,8 +30,13 @@ impl Coordinator {
         tracing::info!(reason, "stopping");
         self.notify(NodeEvent::Stopping { reason });
         let grace = self.config.shutdown_grace;
-        self.stopping =
-            Some(Stopping { hand_back_at: self.now + grace, exit_at: self.now + grace + grace / 2, told_recovery: false, drained: false, left: false });
+        self.stopping = Some(Stopping {
+            hand_back_at: self.now + grace,
+            exit_at: self.now + grace + grace / 2,
+            told_recovery: false,
+            drained: false,
+            left: false,
+        });
         let running: Vec<TaskId> =
             self.works.values().filter(|work| work.phase == Phase::Running).map(|work| work.task).collect();
         for task in running {
@@ -46,7 +51,8 @@ impl Coordinator {
     /// Goes one step further when the last one is done.
     pub(super) fn tend_shutdown(&mut self) {
         let Some(stopping) = &self.stopping else { return };
-        let (hand_back_at, exit_at, left, drained) = (stopping.hand_back_at, stopping.exit_at, stopping.left, stopping.drained);
+        let (hand_back_at, exit_at, left, drained) =
+            (stopping.hand_back_at, stopping.exit_at, stopping.left, stopping.drained);
         let late = self.now >= hand_back_at;
         let running = self.works.keys().any(|task| self.runs.is_running(task));
         if !stopping.told_recovery && (!running || late) {
@@ -67,7 +73,8 @@ impl Coordinator {
             self.tell_rollback(task, generation);
             self.hand_back(task, TaskStatus::Rollback, Some("the node stops".into()));
         }
-        let connected = self.works.values().any(|work| self.ledgers.get(&work.ledger).is_some_and(|state| state.connected));
+        let connected =
+            self.works.values().any(|work| self.ledgers.get(&work.ledger).is_some_and(|state| state.connected));
         let handed_back = self.works.is_empty() || !connected;
         if !left && (handed_back || self.now >= exit_at) {
             if let Some(stopping) = &mut self.stopping {

@@ -68,7 +68,8 @@ impl Submission {
     /// How many other nodes hold every root.
     fn copies(&self) -> u32 {
         let held = |root: &ContentId| {
-            let count = self.holds.get(root).map_or(0, |peers| peers.values().filter(|held| **held == Some(true)).count());
+            let count =
+                self.holds.get(root).map_or(0, |peers| peers.values().filter(|held| **held == Some(true)).count());
             u32::try_from(count).unwrap_or(u32::MAX)
         };
         self.roots().iter().map(held).min().unwrap_or(0)
@@ -152,7 +153,9 @@ impl Coordinator {
     pub(super) fn on_ledger_carried(&mut self, id: u64, result: Result<(), String>) {
         match result {
             Ok(()) => self.submit_job(id),
-            Err(reason) => self.fail_submission(id, ErrorCode::Internal, format!("the job's ledger can't be made: {reason}")),
+            Err(reason) => {
+                self.fail_submission(id, ErrorCode::Internal, format!("the job's ledger can't be made: {reason}"))
+            }
         }
     }
 
@@ -224,7 +227,8 @@ impl Coordinator {
     fn offer_order(&self, job: JobId, slot: Slot) -> Vec<PeerId> {
         let candidates = self.peers.keys().filter_map(identity::node_key);
         let parts: [&[u8]; 3] = [&job.0, &slot.to_be_bytes(), &0_u32.to_be_bytes()];
-        let order = crate::types::rendezvous::first(crate::types::rendezvous::VOLUNTEER, &parts, OFFERS_A_SLOT, candidates);
+        let order =
+            crate::types::rendezvous::first(crate::types::rendezvous::VOLUNTEER, &parts, OFFERS_A_SLOT, candidates);
         order.iter().filter_map(identity::peer_id).collect()
     }
 

@@ -42,7 +42,8 @@ impl Coordinator {
             tracing::debug!(%task, reason, "not taken");
             return;
         }
-        let Some(generation) = self.ledgers.get(ledger).and_then(|state| state.view.tasks.get(&task)).map(|task| task.generation)
+        let Some(generation) =
+            self.ledgers.get(ledger).and_then(|state| state.view.tasks.get(&task)).map(|task| task.generation)
         else {
             return;
         };
@@ -51,7 +52,8 @@ impl Coordinator {
         if self.now.since(seen) < TURN * turn || !self.book(ledger, task) {
             return;
         }
-        let round = self.ledgers.get(ledger).and_then(|state| state.view.jobs.get(&task.job)).map_or(0, |job| job.round);
+        let round =
+            self.ledgers.get(ledger).and_then(|state| state.view.jobs.get(&task.job)).map_or(0, |job| job.round);
         self.works.insert(task, Work::new(ledger.to_owned(), task, generation + 1, round, Phase::Leasing));
         let message = Message::TakeLease { task_id: task, generation };
         self.submit(ledger, message, false, Pending::Lease { task, generation });
@@ -77,12 +79,8 @@ impl Coordinator {
     /// This node's place among the volunteers: 0 is first.
     fn turn(&self, ledger: &str, task: TaskId, generation: u32) -> u32 {
         let Some(state) = self.ledgers.get(ledger) else { return LAST_TURN };
-        let candidates: BTreeSet<NodeKey> = state
-            .view
-            .present_nodes()
-            .filter(|node| node.resources.cpu_millicores > 0)
-            .map(|node| node.id)
-            .collect();
+        let candidates: BTreeSet<NodeKey> =
+            state.view.present_nodes().filter(|node| node.resources.cpu_millicores > 0).map(|node| node.id).collect();
         let parts: [&[u8]; 3] = [&task.job.0, &task.slot.to_be_bytes(), &generation.to_be_bytes()];
         let place = rendezvous::place(rendezvous::VOLUNTEER, &parts, &self.me, candidates);
         place.and_then(|place| u32::try_from(place).ok()).unwrap_or(LAST_TURN).min(LAST_TURN)

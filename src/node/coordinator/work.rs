@@ -16,10 +16,8 @@ use crate::{
     chain::wire::Message,
     executor::{self, Outputs, RunSpec, StopMode},
     node::edges,
-    proof,
-    recovery,
+    proof, recovery, round,
     tensor::checkpoint::Checkpoint,
-    round,
     types::{
         CheckpointRef, ContentId, Digest, Generation, JobStatus, LedgerId, NodeKey, Round, TaskId, TaskStatus, Time,
     },
