@@ -55,7 +55,7 @@ fn measure(machine: &Machine, request: api::SubmitPrepared) -> Prepared {
 fn recovery(machine: &Machine, scripts: &Scripts, request: recovery::edge::Request) -> recovery::edge::Answer {
     match request {
         recovery::edge::Request::Keep { id, request } => {
-            let (task, result) = (request.task, keep(machine, scripts, request));
+            let (task, result) = (request.task, keep(machine, scripts, request).map(Box::new));
             recovery::edge::Answer::Kept { id, task, result }
         }
         recovery::edge::Request::Load { id, root, now } => {

@@ -313,6 +313,7 @@ impl Node {
             // Addresses are known to the world; job ledgers, Kubo and the peers' file are not simulated.
             Output::AddAddress { .. }
             | Output::OpenLedger { .. }
+            | Output::CloseLedger(_)
             | Output::Pin { .. }
             | Output::Unpin { .. }
             | Output::RememberPeers(_) => {}
