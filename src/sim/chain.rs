@@ -66,7 +66,8 @@ impl Chain {
     }
 
     pub(super) fn make_block(&mut self, now: Time) -> Block {
-        let (senders, transactions): (Vec<Sender>, Vec<Vec<u8>>) = std::mem::take(&mut self.waiting).into_iter().unzip();
+        let (senders, transactions): (Vec<Sender>, Vec<Vec<u8>>) =
+            std::mem::take(&mut self.waiting).into_iter().unzip();
         let hashes: Vec<Digest> = transactions.iter().map(|bytes| Digest::of(bytes)).collect();
         let result = self.ledger.apply_block(now, &transactions);
         // What was out of turn did nothing: the same bytes may come again when it is their turn.

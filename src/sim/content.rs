@@ -122,7 +122,11 @@ impl Store {
     pub fn pin(&self, root: ContentId, reason: &str, keep: bool) {
         let pin = (root, reason.to_owned());
         let mut inner = self.inner();
-        if keep { inner.pins.insert(pin) } else { inner.pins.remove(&pin) };
+        if keep {
+            inner.pins.insert(pin)
+        } else {
+            inner.pins.remove(&pin)
+        };
     }
 
     /// All pins.

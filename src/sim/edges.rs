@@ -12,7 +12,10 @@ use crate::{
     api, codec,
     node::edges::{Answer, Prepared, Request},
     proof,
-    recovery::{self, edge::{KeepRequest, Kept}},
+    recovery::{
+        self,
+        edge::{KeepRequest, Kept},
+    },
     round,
     shard::{
         edge::{Done, Stored, Work},

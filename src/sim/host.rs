@@ -66,7 +66,11 @@ impl<S: State> Host<S> {
                 Action::Request { peer, id, request } => self.request(peer, id, request, now, out),
                 Action::Respond { token, response } => {
                     if let Some((peer, call)) = self.received.remove(&token) {
-                        out.push(frame::<S>(peer, call, encode(response).map_or_else(Carried::Failed, Carried::Response)));
+                        out.push(frame::<S>(
+                            peer,
+                            call,
+                            encode(response).map_or_else(Carried::Failed, Carried::Response),
+                        ));
                     }
                     self.state.on_answered(token, now);
                 }

@@ -50,7 +50,11 @@ impl World {
         }
     }
 
-    pub(super) fn with_client(&mut self, index: usize, act: impl FnOnce(&mut Client, &mut super::client::Journal) -> Option<Event>) {
+    pub(super) fn with_client(
+        &mut self,
+        index: usize,
+        act: impl FnOnce(&mut Client, &mut super::client::Journal) -> Option<Event>,
+    ) {
         let machine = &mut self.machines[index];
         let Some(node) = &mut machine.node else { return };
         if let Some(event) = act(&mut node.client, &mut machine.journal) {
@@ -96,7 +100,13 @@ impl World {
         let block = self.chain.make_block(self.now);
         self.record.block(&block.result);
         for ((sender, hash), result) in block.senders.into_iter().zip(block.result.results) {
-            tracing::debug!(millis = self.millis(), node = sender.node, code = result.code, log = result.log, "transaction");
+            tracing::debug!(
+                millis = self.millis(),
+                node = sender.node,
+                code = result.code,
+                log = result.log,
+                "transaction"
+            );
             let what = Delivery::Result { key: sender.key, height: block.result.height, hash, result };
             let at = self.now + self.one_way();
             self.at(at, Happening::Reaches { machine: sender.node, life: sender.life, what });

@@ -94,7 +94,13 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec<Multiaddr>, now: Time) -> Self {
+    pub(super) fn new(
+        machine: &Machine,
+        scenario: &Scenario,
+        chain_id: &str,
+        bootstrap: Vec<Multiaddr>,
+        now: Time,
+    ) -> Self {
         let beat = Duration::from_millis(scenario.beat_millis);
         let keypair = &machine.keypair;
         let mut scripts = Scripts::new(scenario.script);

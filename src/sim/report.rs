@@ -105,7 +105,11 @@ impl fmt::Display for Report {
         text("scenario", &format!("{} (seed {})", self.name, self.seed), f)?;
         text("job", &status, f)?;
         text("rounds", &self.rounds, f)?;
-        text("tasks", &format!("{} completed, {} reassigned, {} resumed", self.completed, self.reassigned, self.resumed), f)?;
+        text(
+            "tasks",
+            &format!("{} completed, {} reassigned, {} resumed", self.completed, self.reassigned, self.resumed),
+            f,
+        )?;
         text("batches", &format!("{} applied, {} updates skipped", self.batches, self.skipped), f)?;
         text("model root", &root, f)?;
         text("virtual time", &format!("{}.{:03} s", self.millis / 1_000, self.millis % 1_000), f)?;

@@ -34,11 +34,24 @@ const MAX_FILE: usize = 1 << 20;
 /// Something that a process does later.
 #[derive(Clone, Debug)]
 pub(super) enum Tick {
-    Launch { process: ProcessId, spec: Box<RunSpec>, continue_from: Option<(Step, PathBuf)> },
-    NextRound { process: ProcessId, spec: Box<RunSpec> },
+    Launch {
+        process: ProcessId,
+        spec: Box<RunSpec>,
+        continue_from: Option<(Step, PathBuf)>,
+    },
+    NextRound {
+        process: ProcessId,
+        spec: Box<RunSpec>,
+    },
     /// A stretch of steps is done.
-    Stretch { process: ProcessId, run: u32 },
-    Exit { process: ProcessId, exit: Box<Exit> },
+    Stretch {
+        process: ProcessId,
+        run: u32,
+    },
+    Exit {
+        process: ProcessId,
+        exit: Box<Exit>,
+    },
     Say(Answer),
 }
 
@@ -100,7 +113,9 @@ impl Scripts {
                 let launched = now + Duration::from_millis(self.config.launch_millis);
                 self.due.push((launched, Tick::Launch { process, spec, continue_from }));
             }
-            Request::NextRound { process, spec } => self.due.push((now + NEXT_ROUND, Tick::NextRound { process, spec })),
+            Request::NextRound { process, spec } => {
+                self.due.push((now + NEXT_ROUND, Tick::NextRound { process, spec }))
+            }
             Request::Signal { process, signal } => self.signal(process, signal, now),
             Request::Forget { process } => {
                 let below = directory_of(process);
@@ -117,13 +132,15 @@ impl Scripts {
     /// Something that was due has come; what the host reports.
     pub(super) fn on_tick(&mut self, tick: Tick, store: &Store, now: Time) -> Vec<Answer> {
         match tick {
-            Tick::Launch { process, spec, continue_from } => match self.begin(process, *spec, continue_from, store, now) {
-                Ok(()) => {
-                    let pid = u32::try_from(process.0).unwrap_or(u32::MAX);
-                    vec![Answer::Launched { process, pid }, Answer::Said { process, saying: Saying::Started }]
+            Tick::Launch { process, spec, continue_from } => {
+                match self.begin(process, *spec, continue_from, store, now) {
+                    Ok(()) => {
+                        let pid = u32::try_from(process.0).unwrap_or(u32::MAX);
+                        vec![Answer::Launched { process, pid }, Answer::Said { process, saying: Saying::Started }]
+                    }
+                    Err(message) => vec![Answer::LaunchFailed { process, kind: FailureKind::Launch, message }],
                 }
-                Err(message) => vec![Answer::LaunchFailed { process, kind: FailureKind::Launch, message }],
-            },
+            }
             Tick::NextRound { process, spec } => {
                 let idle = self.processes.get(&process).is_some_and(|script| script.idle);
                 let begun = if idle { self.begin(process, *spec, None, store, now) } else { Err("not idle".into()) };

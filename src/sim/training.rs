@@ -67,7 +67,11 @@ impl Chain {
         let file = directory.0.get(OPTIMIZER)?;
         let tensors = Tensors::parse(Bytes::copy_from_slice(file)).ok()?;
         let floats = tensors.get(CHAIN)?.data.chunks_exact(4).map(|bytes| bytes.try_into().map(f32::from_le_bytes));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it was a byte when it was written")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it was a byte when it was written"
+        )]
         let bytes: Vec<u8> = floats.map(|float| float.map(|float| float as u8)).collect::<Result<_, _>>().ok()?;
         Digest::from_slice(&bytes).map(Self)
     }

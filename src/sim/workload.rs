@@ -14,9 +14,7 @@ use crate::{
     api::{Command, SubmitPrepared},
     chain::ledger::{Genesis, Parameters},
     tensor::root,
-    types::{
-        AggregationRule, JobSpec, OuterStep, OutputKind, Settle, ShardSpec, Slot, TaskType, UpdateCodec,
-    },
+    types::{AggregationRule, JobSpec, OuterStep, OutputKind, Settle, ShardSpec, Slot, TaskType, UpdateCodec},
 };
 
 /// The ledger's name.

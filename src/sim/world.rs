@@ -345,7 +345,11 @@ impl World {
         let Some(node) = &mut self.machines[index].node else { return };
         let mut effects = Vec::new();
         act(node, now, &mut effects);
-        if effects.is_empty() { node.restless += 1 } else { node.restless = 0 }
+        if effects.is_empty() {
+            node.restless += 1
+        } else {
+            node.restless = 0
+        }
         for effect in effects {
             self.take_effect(index, effect);
         }

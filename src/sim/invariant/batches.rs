@@ -3,7 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{super::{content::Store, scenario::Scenario, training::{BATCH, Chain, Inputs}, workload, world::World}, Violation};
+use super::{
+    super::{
+        content::Store,
+        scenario::Scenario,
+        training::{BATCH, Chain, Inputs},
+        workload,
+        world::World,
+    },
+    Violation,
+};
 use crate::{
     chain::records::{Changes, Job, RoundRecord},
     proof, round,
@@ -39,7 +48,8 @@ impl Batches {
         for task in &changes.tasks {
             let applied = self.applied(&task.id.job, task.id.slot);
             if task.cursor as usize != applied {
-                let what = format!("task {} has cursor {}, and {applied} of its rounds were applied", task.id, task.cursor);
+                let what =
+                    format!("task {} has cursor {}, and {applied} of its rounds were applied", task.id, task.cursor);
                 return Err(Violation::new(NAME, what));
             }
         }
@@ -57,7 +67,8 @@ impl Batches {
         let applied: Vec<Slot> = outcome.applied.iter().map(|applied| applied.slot).collect();
         let all: BTreeSet<Slot> = applied.iter().chain(&outcome.skipped).copied().collect();
         if all.len() != slots || applied.len() + outcome.skipped.len() != slots {
-            let what = format!("round {} applied {applied:?} and skipped {:?} of {slots}", outcome.round, outcome.skipped);
+            let what =
+                format!("round {} applied {applied:?} and skipped {:?} of {slots}", outcome.round, outcome.skipped);
             return Err(Violation::new(NAME, what));
         }
         let expected = applied.len() as u64 * u64::from(self.scenario.job.local_steps);

@@ -27,12 +27,16 @@ impl Checkpoints {
 
     pub(super) fn check(&self, world: &World) -> Result<(), Violation> {
         let lives = |reference: &CheckpointRef| {
-            let up = world.machines.iter().filter(|machine| !machine.gone && (machine.node.is_some() || !machine.stays_down));
+            let up = world
+                .machines
+                .iter()
+                .filter(|machine| !machine.gone && (machine.node.is_some() || !machine.stays_down));
             up.into_iter().any(|machine| machine.store.is_durable(&reference.cid))
         };
         for (task, named) in &self.named {
             if let Some(lost) = named.iter().find(|reference| !lives(reference)) {
-                let what = format!("the checkpoint of task {task} after step {} of round {} is lost", lost.step, lost.round);
+                let what =
+                    format!("the checkpoint of task {task} after step {} of round {} is lost", lost.step, lost.round);
                 return Err(Violation::new(NAME, what));
             }
         }

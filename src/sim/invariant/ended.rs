@@ -16,12 +16,16 @@ pub(super) fn check(world: &World) -> Result<(), Violation> {
     if job.status == JobStatus::Open {
         let tasks = world.view.tasks_of(&job.id);
         let tasks: Vec<String> = tasks.map(|task| format!("{} {}", task.id.slot, task.status)).collect();
-        let what = format!("the job is still open in round {} of {}: tasks {}", job.round, job.spec.rounds, tasks.join(", "));
+        let what =
+            format!("the job is still open in round {} of {}: tasks {}", job.round, job.spec.rounds, tasks.join(", "));
         return Err(Violation::new(NAME, what));
     }
-    let open = world.view.tasks_of(&job.id).find(|task| !matches!(task.status, TaskStatus::Completed | TaskStatus::Failed));
+    let open =
+        world.view.tasks_of(&job.id).find(|task| !matches!(task.status, TaskStatus::Completed | TaskStatus::Failed));
     match open {
-        Some(task) => Err(Violation::new(NAME, format!("the job is {}, its task {} is {}", job.status, task.id, task.status))),
+        Some(task) => {
+            Err(Violation::new(NAME, format!("the job is {}, its task {} is {}", job.status, task.id, task.status)))
+        }
         None => Ok(()),
     }
 }

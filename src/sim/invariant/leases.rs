@@ -24,13 +24,17 @@ impl Leases {
         for task in &changes.tasks {
             let newest = self.newest.entry(task.id).or_default();
             if task.generation < *newest {
-                return Err(Violation::new(NAME, format!("task {} went back to generation {}", task.id, task.generation)));
+                return Err(Violation::new(
+                    NAME,
+                    format!("task {} went back to generation {}", task.id, task.generation),
+                ));
             }
             *newest = task.generation;
             if let Some(holder) = task.holder
                 && let Some(other) = first(self.holders.entry((task.id, task.generation)), holder)
             {
-                let what = format!("generation {} of task {} was held by {other}, then by {holder}", task.generation, task.id);
+                let what =
+                    format!("generation {} of task {} was held by {other}, then by {holder}", task.generation, task.id);
                 return Err(Violation::new(NAME, what));
             }
         }
