@@ -214,7 +214,7 @@ impl Node {
 
     /// Takes note of a gossip message; true if it is new and on a topic of this node.
     pub(super) fn hear(&mut self, id: Digest, topic: &str, bytes: &Bytes, now: Time) -> bool {
-        self.heard.retain(|_, heard| now.since(heard.at) < crate::swarm::GOSSIP_MEMORY);
+        self.heard.retain(|_, heard| now.since(heard.at) < crate::gossip::MEMORY);
         if !self.topics.contains(topic) || self.heard.contains_key(&id) {
             return false;
         }
