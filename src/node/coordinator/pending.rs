@@ -33,7 +33,7 @@ pub(super) enum Pending {
     /// A peer was asked to hold content of a submission.
     SubmissionHold { submission: u64, root: ContentId, peer: PeerId },
     /// A peer was asked to hold a checkpoint.
-    CheckpointHold { hold: u64 },
+    CheckpointHold { hold: u64, peer: NodeKey },
     /// A peer was offered a slot.
     Offer { job: JobId, slot: Slot },
     /// The update of a finished round is made.
