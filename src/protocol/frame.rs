@@ -103,3 +103,53 @@ async fn write<M: Message, T: AsyncWrite + Unpin + Send>(io: &mut T, message: M)
     }
     io.close().await
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::{executor::block_on, io::Cursor};
+
+    use super::*;
+    use crate::protocol::DecodeError;
+
+    /// Bytes of no meaning, up to three times the first step.
+    #[derive(Debug, PartialEq)]
+    struct Blob(Bytes);
+
+    impl Message for Blob {
+        const LIMIT: usize = 3 * FIRST_STEP;
+
+        fn encode(self) -> Vec<Bytes> {
+            vec![self.0]
+        }
+
+        fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+            Ok(Self(bytes))
+        }
+    }
+
+    fn framed(length: usize) -> Vec<u8> {
+        let body: Vec<u8> = (0..=u8::MAX).cycle().take(length).collect();
+        let mut out = Cursor::new(Vec::new());
+        block_on(write(&mut out, Blob(body.into()))).unwrap();
+        out.into_inner()
+    }
+
+    #[test]
+    fn messages_of_every_length_around_a_step_read_back() {
+        for length in [0, 1, FIRST_STEP - 1, FIRST_STEP, FIRST_STEP + 1, 3 * FIRST_STEP] {
+            let frame = framed(length);
+            let Blob(read) = block_on(read(&mut &frame[..])).unwrap();
+            assert_eq!(read, frame[4..]);
+        }
+    }
+
+    #[test]
+    fn a_message_that_ends_too_early_or_is_too_long_is_an_error_that_says_so() {
+        let frame = framed(FIRST_STEP + 1);
+        let cut = block_on(read::<Blob, _>(&mut &frame[..frame.len() - 1])).unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
+        let announced = u32::try_from(Blob::LIMIT + 1).unwrap().to_be_bytes();
+        let long = block_on(read::<Blob, _>(&mut &announced[..])).unwrap_err();
+        assert!(long.to_string().contains("over the limit"), "{long}");
+    }
+}
