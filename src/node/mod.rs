@@ -137,6 +137,7 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
     let api_config = api::server::Config { data_dir: config.data_dir.clone(), tcp: config.api };
     let server = api::server::start(&api_config, request_sender, events.clone()).await?;
     watch_signals(input_sender.clone(), config.exit_with_parent);
+    look_up_place(&config, input_sender.clone());
 
     let recovery = recovery::edge::Context {
         files: Arc::<Files>::clone(&files),
@@ -344,6 +345,19 @@ fn listen(swarm: &mut libp2p::Swarm<swarm::Behaviour>, config: &Config) -> Resul
         swarm.add_external_address(address.clone());
     }
     Ok(())
+}
+
+/// Asks the service that the operator opted in to where this node stands. Nothing depends on the answer.
+fn look_up_place(config: &Config, inputs: mpsc::Sender<Input>) {
+    let Some(url) = config.place.lookup_url.clone() else { return };
+    tokio::spawn(async move {
+        match network::look_up(&url).await {
+            Ok(place) => {
+                let _ = inputs.send(Input::Peer(coordinator::PeerEvent::Placed(place))).await;
+            }
+            Err(error) => tracing::warn!(url, error = edges::words(&error), "the place could not be looked up"),
+        }
+    });
 }
 
 /// Turns signals and the end of a parent into inputs. A second signal ends the process at once.

@@ -78,7 +78,7 @@ impl Coordinator {
         };
         self.inference.warm.insert(model_id.clone(), node);
         let id = self.wait_for(Pending::Infer { command, model_id, node, asked_at: self.now });
-        self.output(Output::Inference(Input::Infer { id, peer, target, input }));
+        self.output(Output::Inference(Input::Infer { id, peer, target: Box::new(target), input }));
     }
 
     /// What is asked, and what it is called.

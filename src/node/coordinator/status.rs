@@ -129,6 +129,25 @@ impl Coordinator {
         }
     }
 
+    /// How much of each kind is open, by name: bounded at any time, and gone once nothing is left to do.
+    pub fn open(&self) -> [(&'static str, usize); 8] {
+        [
+            ("answers", self.pending.len()),
+            ("gathers", self.gathers.len()),
+            ("wanted roots", self.wanting.len()),
+            ("works", self.works.len()),
+            ("submissions", self.submissions.len()),
+            ("pending tasks", self.seen_pending.len()),
+            ("refusals", self.refusals.len()),
+            ("subscriptions", self.subscribed.len()),
+        ]
+    }
+
+    /// What this node has read of a ledger.
+    pub fn view(&self, ledger: &str) -> Option<&super::view::View> {
+        self.ledgers.get(ledger).map(|state| &state.view)
+    }
+
     pub(super) fn health_reply(&self) -> api::Health {
         api::Health {
             status: "ok".into(),

@@ -2,4 +2,5 @@
 
 mod digits;
 mod host;
+mod inference;
 mod sandbox;
