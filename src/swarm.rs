@@ -156,7 +156,10 @@ pub fn build(
 type Connection = (PeerId, StreamMuxerBox);
 
 /// TCP with Noise and Yamux, behind the pre-shared key if there is one; QUIC only without.
-fn transport(
+///
+/// # Errors
+/// If Noise can't sign with `key`.
+pub fn transport(
     key: &identity::Keypair,
     swarm_key: Option<PreSharedKey>,
 ) -> Result<Boxed<Connection>, Box<dyn std::error::Error + Send + Sync>> {

@@ -199,7 +199,7 @@ impl Coordinator {
                 && node.resources == self.config.lends
                 && node.address == self.config.address
         });
-        if current || state.registering || self.stopping.is_some() {
+        if current || state.registering || self.awaiting_host || self.stopping.is_some() {
             return;
         }
         self.register(ledger, None);
