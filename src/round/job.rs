@@ -200,10 +200,7 @@ impl Following {
         }
         sets.insert(outcome.applied.clone());
         let sorted = outcome.applied.is_sorted_by(|left, right| left.slot < right.slot);
-        if sorted
-            && self.may_close_with(outcome.applied.len())
-            && self.skipped(&outcome.applied) == outcome.skipped
-        {
+        if sorted && self.may_close_with(outcome.applied.len()) && self.skipped(&outcome.applied) == outcome.skipped {
             self.proposals.insert(from, (digest, outcome.applied));
         }
     }

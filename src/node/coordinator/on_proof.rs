@@ -147,12 +147,12 @@ impl Coordinator {
             work.verifiers_tried.insert(node);
             work.retry_at = None;
         }
-        let id = self.wait_for(Pending::Verify { task, round });
+        let id = self.wait_for(Pending::Verify { task, round, peer: node });
         self.output(Output::Proof(Input::Verify { id, peer, receipt }));
     }
 
     fn on_verified(&mut self, id: u64, peer: PeerId, attestation: Signed) {
-        let Some(Pending::Verify { task, round }) = self.take_pending(id) else { return };
+        let Some(Pending::Verify { task, round, .. }) = self.take_pending(id) else { return };
         let Some(work) = self.works.get_mut(&task) else { return };
         if work.round != round || work.phase != Phase::Proving {
             return;
@@ -171,7 +171,7 @@ impl Coordinator {
     }
 
     fn on_verify_failed(&mut self, id: u64, peer: PeerId, reason: &Refused) {
-        let Some(Pending::Verify { task, round }) = self.take_pending(id) else { return };
+        let Some(Pending::Verify { task, round, .. }) = self.take_pending(id) else { return };
         tracing::info!(%task, round, %peer, reason = reason.reason, "the receipt was not attested");
         if !self.is_proving(task, round) {
             return;

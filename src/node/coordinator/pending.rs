@@ -45,7 +45,7 @@ pub(super) enum Pending {
     /// A checkpoint is read to continue from.
     LoadCheckpoint { task: TaskId, purpose: LoadPurpose },
     /// A peer was asked to verify a receipt.
-    Verify { task: TaskId, round: Round },
+    Verify { task: TaskId, round: Round, peer: NodeKey },
     /// Another node's update is checked.
     CheckUpdate(Box<CheckReceipt>),
     /// A round is aggregated.
