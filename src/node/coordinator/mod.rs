@@ -392,15 +392,6 @@ impl Coordinator {
         }
     }
 
-    /// Until [`Input::Host`] comes, this node lends nothing and registers nowhere; all else it does.
-    #[must_use]
-    pub fn awaiting_host(mut self) -> Self {
-        self.awaiting_host = true;
-        self.config.lends = Resources::default();
-        self.resources = Manager::new(Resources::default());
-        self
-    }
-
     /// Takes in what happened.
     pub fn handle(&mut self, input: Input, now: Time) {
         self.now = self.now.max(now);

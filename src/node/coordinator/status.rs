@@ -114,6 +114,15 @@ impl RunLog {
 }
 
 impl Coordinator {
+    /// Until [`super::Input::Host`] comes, this node lends nothing and registers nowhere; all else it does.
+    #[must_use]
+    pub fn awaiting_host(mut self) -> Self {
+        self.awaiting_host = true;
+        self.config.lends = Resources::default();
+        self.resources = Manager::new(Resources::default());
+        self
+    }
+
     /// The host was looked at: from now on this node lends what it has.
     pub(super) fn on_host(&mut self, host: Host) {
         self.awaiting_host = false;
