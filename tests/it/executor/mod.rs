@@ -1,5 +1,5 @@
 //! The executor with real processes behind the real launcher.
 
 mod digits;
-mod host;
+pub(crate) mod host;
 mod sandbox;
