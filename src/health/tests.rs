@@ -276,9 +276,13 @@ fn loss_and_jitter_raise_suspicions_and_no_false_declaration() {
 #[test]
 #[ignore = "100 peer-hours take minutes; run it when a time or a rule of this module changes"]
 fn a_hundred_peer_hours_of_loss_and_jitter_bring_at_most_one_false_declaration() {
-    let (suspected, declared) = storm(10, 10 * 3_600 * SECOND, 4);
-    println!("{suspected} suspicions, {declared} false declarations in 100 peer-hours");
-    assert!(declared <= 1, "{declared}");
+    let mut false_declarations = 0;
+    for seed in 0..10 {
+        let (suspected, declared) = storm(10, 3_600 * SECOND, seed);
+        println!("seed {seed}: 10 peer-hours, {suspected} suspicions, {declared} false declarations");
+        false_declarations += declared;
+    }
+    assert!(false_declarations <= 1, "{false_declarations}");
 }
 
 #[test]

@@ -173,6 +173,7 @@ impl EventLoop {
                     tracing::warn!(ledger, %host, %error, "the ledger can't be followed");
                 }
             }
+            Output::CloseLedger(ledger) => self.parts.ledgers.close(&ledger),
             Output::Edge { id, request } => self.parts.edges.perform(id, request),
             Output::Pin { root, name } => self.wish(move |pinner| pinner.pin(root, &name)),
             Output::Unpin { root } => self.wish(move |pinner| pinner.unpin(root)),

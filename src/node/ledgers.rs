@@ -158,6 +158,11 @@ impl Ledgers {
         }
     }
 
+    /// Follows a ledger no longer. Its client ends with its last handle.
+    pub fn close(&self, ledger: &str) {
+        self.open().clients.remove(ledger);
+    }
+
     /// Stops clients, then the ledgers that are carried here; what is durable is on disk afterwards.
     pub async fn stop(&self) {
         let open = std::mem::take(&mut *self.open());

@@ -197,10 +197,14 @@ impl Client {
         let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
         let (events, event_receiver) = mpsc::channel(MAX_EVENTS);
         let (way, way_receiver) = channel::channel(Err("not connected yet".to_owned()));
-        let stop = CancellationToken::new();
+        let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
         let driver = Driver::new(config, keypair.node_key(), outbox, journal, receiver, events, way);
-        tokio::spawn(driver.run(stop.clone()));
-        Ok((Handle { commands, way: way_receiver, first_free_id, stop }, event_receiver))
+        let (until, end) = (stop.clone(), stopped.clone().drop_guard());
+        tokio::spawn(async move {
+            driver.run(until).await;
+            drop(end);
+        });
+        Ok((Handle { commands, way: way_receiver, first_free_id, stop, stopped }, event_receiver))
     }
 }
 
@@ -210,11 +214,15 @@ pub struct Handle {
     commands: mpsc::Sender<Command>,
     way: channel::Receiver<Result<Rpc, String>>,
     first_free_id: u64,
+    /// Asks the driver to end.
     stop: CancellationToken,
+    /// It has ended, and the outbox is on disk.
+    stopped: CancellationToken,
 }
 
 impl Handle {
-    /// Submits a message. Exactly one [`Event::Committed`] or [`Event::Rejected`] with this id follows.
+    /// Submits a message. Exactly one [`Event::Committed`] or [`Event::Rejected`] with this id follows. Transactions
+    /// are included in the order of submission as long as none is lost; events may come in another.
     ///
     /// `id` must not be in use, also by what was left from before a restart: count from [`Handle::first_free_id`]. What is
     /// `durable` is kept on disk once it is signed or waits, and sent after a restart; the rest (beats) is not.
@@ -253,7 +261,7 @@ impl Handle {
     /// Stops the client; what is durable is on disk when this returns.
     pub async fn stop(&self) {
         self.stop.cancel();
-        self.commands.closed().await;
+        self.stopped.cancelled().await;
     }
 }
 

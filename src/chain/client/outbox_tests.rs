@@ -264,8 +264,8 @@ fn play(outbox: &mut Outbox, one: Move, step: Option<Step>, next_id: &mut u64, n
 }
 
 proptest::proptest! {
-    /// Whatever happens: every submission ends at most once, and an outbox with nothing to do sleeps. (One that asks
-    /// to be woken in the past spins, and starves what it waits for.)
+    /// Whatever happens: every submission ends at most once, and an outbox with nothing to do sleeps: one that
+    /// asked to be woken in the past would spin.
     #[test]
     fn whatever_happens_nothing_ends_twice_and_nothing_spins(moves in moves()) {
         let (mut outbox, mut now, mut next_id) = (outbox(), Time(0), 0);

@@ -96,7 +96,7 @@ pub enum CallError {
     /// The request is longer than [`MAX_BODY`].
     #[error("a request of {0} bytes is over the limit of {MAX_BODY}")]
     TooLong(usize),
-    /// [`MAX_CALLS`] calls wait already.
+    /// Too many calls wait already; try again when one is answered.
     #[error("{MAX_CALLS} calls to ledgers wait already")]
     Busy,
 }

@@ -249,6 +249,8 @@ pub enum Output {
         /// Who carries it.
         host: PeerId,
     },
+    /// Follow a job's ledger no longer.
+    CloseLedger(LedgerId),
     /// Work for an edge; exactly one [`Input::Edge`] with this id follows.
     Edge {
         /// Repeated by the answer.
@@ -289,6 +291,8 @@ struct LedgerState {
     outbox: u32,
     /// For a job's own ledger: the peer that carries it.
     host: Option<PeerId>,
+    /// When it last told of something.
+    changed_at: Time,
 }
 
 /// The state of the whole node.
@@ -434,6 +438,7 @@ impl Coordinator {
             self.last_tick = self.now;
             self.reconcile_all();
             self.register_on_new_ledgers();
+            self.close_finished_ledgers();
             self.tend_submissions();
             self.tend_shutdown();
         }

@@ -101,10 +101,14 @@ impl Coordinator {
         if !known {
             let host = announcement.ledger_host.as_ref().and_then(identity::peer_id);
             let host = host.ok_or_else(|| format!("ledger `{ledger}` is not reachable from here"))?;
-            if self.ledgers.len() > MAX_JOB_LEDGERS {
+            let me = self.config.keypair.peer_id();
+            let followed = self.ledgers.values().filter(|state| state.host.is_some_and(|host| host != me)).count();
+            if followed >= MAX_JOB_LEDGERS {
                 return Err("this node follows as many job ledgers as it may".into());
             }
-            self.ledger_state(&ledger).host = Some(host);
+            let now = self.now;
+            let state = self.ledger_state(&ledger);
+            (state.host, state.changed_at) = (Some(host), now);
             self.output(Output::OpenLedger { ledger: ledger.clone(), host });
         }
         let job = announcement.job;

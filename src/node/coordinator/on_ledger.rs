@@ -63,6 +63,7 @@ impl Coordinator {
     fn on_changes(&mut self, ledger: &str, changes: Changes) {
         let complete = !changes.more;
         let state = self.ledgers.entry(ledger.to_owned()).or_default();
+        state.changed_at = self.now;
         let touched = state.view.apply(changes);
         self.notify_touched(ledger, &touched);
         if !touched.statuses.is_empty() {
@@ -135,6 +136,23 @@ impl Coordinator {
         let events: Vec<NodeEvent> = tasks.chain(rounds).chain(jobs).chain(nodes).collect();
         for event in events {
             self.notify(event);
+        }
+    }
+
+    /// Leaves the ledgers of single jobs that ended, after a while in which people may still ask about them. Those that
+    /// this node carries stay: their creator is here.
+    pub(super) fn close_finished_ledgers(&mut self) {
+        /// A guess: long enough to read the result, short enough that ended jobs don't crowd out new ones.
+        const KEEP: Duration = Duration::from_secs(300);
+        let me = self.config.keypair.peer_id();
+        let finished = |(ledger, state): &(&String, &LedgerState)| {
+            let another = state.host.is_some_and(|host| host != me) && **ledger != self.config.ledger;
+            another && state.view.open_jobs().next().is_none() && self.now.since(state.changed_at) >= KEEP
+        };
+        let finished: Vec<String> = self.ledgers.iter().filter(finished).map(|(ledger, _)| ledger.clone()).collect();
+        for ledger in finished {
+            self.ledgers.remove(&ledger);
+            self.output(Output::CloseLedger(ledger));
         }
     }
 
