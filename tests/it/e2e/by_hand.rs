@@ -1,6 +1,6 @@
 //! What a person does with a few terminals.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use atlas_node::{
     api::{Infer, LedgerWay, NodeEvent},
@@ -56,7 +56,7 @@ async fn three_nodes_find_each_other_and_do_a_job_together() {
     assert_eq!(detail.job.creator, lab.nodes[2].peer_id);
     // Each has room for one task, so each did one.
     for round in &detail.rounds {
-        let workers: std::collections::BTreeSet<&String> = round.applied.values().collect();
+        let workers: BTreeSet<&String> = round.applied.values().collect();
         assert_eq!(workers.len(), 3);
         assert!(round.votes >= 2);
     }
@@ -76,7 +76,7 @@ async fn who_leaves_and_who_dies_is_noticed_and_comes_back_under_its_name() {
         let told = until_told(events, &name, NodeStatus::Offline);
         tokio::time::timeout(AT_ONCE, told).await.expect("the others hear the goodbye at once");
     }
-    let status = lab.nodes[2].stop().await;
+    let status = lab.nodes[2].stopped().await;
     assert!(status.success(), "a node that is told to stop ends with 0: {status}");
     until_on_ledger(&lab.nodes[0], &name, NodeStatus::Offline).await;
 
@@ -107,9 +107,10 @@ async fn who_leaves_and_who_dies_is_noticed_and_comes_back_under_its_name() {
 async fn two_nodes_without_any_ledger_do_a_job_that_settles_nowhere() {
     let mut lab = Lab::new();
     let nowhere = format!("http://127.0.0.1:{}", free_port());
-    lab.start("first", &["--chain-rpc", &nowhere]).await;
+    let flags = [ONE_TASK, &["--chain-rpc", &nowhere]].concat();
+    lab.start("first", &flags).await;
     let bootstrap = lab.nodes[0].address.clone();
-    lab.start("second", &["--chain-rpc", &nowhere, "--bootstrap", &bootstrap]).await;
+    lab.start("second", &[&flags[..], &["--bootstrap", &bootstrap]].concat()).await;
     lab.nodes[1].until_status("it is connected", |status| status.peers == 1).await;
     let status = lab.nodes[1].client().status().await.unwrap();
     assert!(!status.registered && status.ledger.way == LedgerWay::Unreachable, "{:?}", status.ledger);
@@ -119,6 +120,8 @@ async fn two_nodes_without_any_ledger_do_a_job_that_settles_nowhere() {
     assert!(warned, "that the ledger is lost with the submitter is said: {:?}", submitted.warnings);
     let detail = lab.completed(1, submitted.job_id).await;
     assert_eq!(detail.job.settle, Settle::None);
+    let workers: BTreeSet<&String> = detail.rounds[0].applied.values().collect();
+    assert_eq!(workers.len(), 2, "each has room for one task, so each did one");
     assert_eq!(lab.completed(0, submitted.job_id).await.job.model_root, detail.job.model_root);
 }
 

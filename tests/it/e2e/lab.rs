@@ -176,8 +176,7 @@ impl Job {
              local_steps = {local_steps}\ncheckpoint_every = {checkpoint_every}\nshards = {shards}\n\
              session = {session}\nsettle = '{settle}'\ncopies = {copies}\nround_limit = '5m'\ndeadline = '1h'\n\
              budget = 1000\n[data]\npath = 'points.csv'\nheld_out = 0.25\n\
-             [resources]\ncpu_cores = 0.5\nmemory_gb = 0.5\nstorage_gb = 0.5\n[config]\npace_ms = {pace_ms}\n\
-             [evaluation]\nlabel_column = 2\ninput = 'point'\n"
+             [resources]\ncpu_cores = 0.5\nmemory_gb = 0.5\nstorage_gb = 0.5\n[config]\npace_ms = {pace_ms}\n"
         )
     }
 }

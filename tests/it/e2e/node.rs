@@ -126,9 +126,8 @@ impl Node {
         }
     }
 
-    /// SIGTERM, and waits until it stopped in order.
-    pub(super) async fn stop(&mut self) -> ExitStatus {
-        self.ask_to_stop();
+    /// Waits until a node that was asked to stop has stopped in order.
+    pub(super) async fn stopped(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the node was started");
         until(&format!("{} stops", self.label), STOP, async || child.try_wait().unwrap()).await
     }

@@ -123,7 +123,7 @@ async fn a_bundle_with_a_link_and_a_job_file_with_wrong_paths_are_refused_by_the
     let submit = || lab.nodes[node].command(&["submit", file]);
 
     symlink("/etc/passwd", directory.join("bundle/passwd")).unwrap();
-    refused(submit(), 1, &["passwd", "link"]);
+    refused(submit(), 1, &["passwd", "neither a file nor a directory"]);
     fs::remove_file(directory.join("bundle/passwd")).unwrap();
 
     let good = fs::read_to_string(file).unwrap();

@@ -7,7 +7,6 @@ use atlas_node::{
     clock, codec,
     executor::{Event, Input, Mode, Resume, RunSpec},
     proof,
-    store::Files as _,
     tensor::root,
     types::{CheckpointManifest, ContentId, Receipt, Signed},
 };
@@ -91,6 +90,22 @@ async fn an_opened_state_of_a_finished_job_runs_again_to_the_next_root() {
         .await;
     let root_of = |name: &str| root::of_file(&fs::read(outputs.directory.join(name)).unwrap()).unwrap();
     let (params, optimizer) = (root_of("model.safetensors"), root_of("optim.safetensors"));
+    for f in ["model.safetensors", "optim.safetensors"] {
+        let r = |d: &Path| root::of_file(&fs::read(d.join(f)).unwrap()).unwrap();
+        eprintln!(
+            "{f} end {:?} again {:?}, opened {:?}",
+            r(&end.join("state")),
+            r(&outputs.directory),
+            r(&state.join("state"))
+        );
+    }
+    eprintln!(
+        "{:?} {:?} {:?}",
+        fs::read_dir(end.join("state")).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>(),
+        opened.iteration,
+        manifest(&end).iteration
+    );
+    eprintln!("{:?}", fs::read_dir(&shard).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>());
     assert_eq!(root::state_root(&params, &optimizer, job.local_steps, &[]), trace[index + 1]);
     assert!(receipt.timestamp < clock::now());
 }

@@ -26,8 +26,8 @@ def save(directory, weights, velocity):
 
 
 def predict(weights, point):
-    """The last weight is the plane's height at the origin."""
-    return sum(weight * x for weight, x in zip(weights, point)) + weights[-1]
+    """The last weight is the plane's height at the origin. What follows the coordinates is not looked at."""
+    return sum(weight * x for weight, x in zip(weights[:-1], point)) + weights[-1]
 
 
 def batch(seed, step, size, count):
