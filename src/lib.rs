@@ -129,6 +129,7 @@ pub mod recovery;
 pub mod resource;
 pub mod round;
 pub mod shard;
+pub mod sim;
 pub mod store;
 pub mod submit;
 pub mod swarm;

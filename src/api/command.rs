@@ -56,7 +56,7 @@ pub enum Command {
     Register(Register),
     /// Store a file or directory. → `Shard`.
     ShardAdd(ShardAdd),
-    /// Fetch content from the mesh if need be, and write it to a path. → `Shard`.
+    /// Fetch content from the mesh if need be, and write it to a path or keep it. → `Shard`.
     ShardGet(ShardGet),
     /// Pinned content of the block store. → `Shards`.
     ShardList,
@@ -150,12 +150,13 @@ pub struct ShardAdd {
     pub car: bool,
 }
 
-/// Content to write to a path.
+/// Content to fetch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardGet {
     /// What.
     pub cid: ContentId,
-    /// Where to, absolute; must not exist.
-    pub to: PathBuf,
+    /// Where to, absolute; must not exist. `None`: it is only kept, pinned, in the block store.
+    #[serde(default)]
+    pub to: Option<PathBuf>,
 }

@@ -33,6 +33,9 @@ pub(super) enum Shard {
         cid: ContentId,
         /// Where to; must not exist. Default: the CID, in the current directory
         to: Option<PathBuf>,
+        /// Write it nowhere: only keep it in the block store, for this node and for others.
+        #[arg(long, conflicts_with = "to")]
+        keep: bool,
     },
     /// List pinned content.
     Ls,
@@ -47,10 +50,14 @@ impl Shard {
                 let added = client.shard_add(&ShardAdd { path: source.path()?, car }).await?;
                 Ok(context.output.value(&added, |added| format!("{}\n", added.cid))?)
             }
-            Self::Get { cid, to } => {
+            Self::Get { cid, keep: true, .. } => {
+                let got = client.shard_get(&ShardGet { cid, to: None }).await?;
+                Ok(context.output.value(&got, |got| format!("{} kept\n", bytes(got.size)))?)
+            }
+            Self::Get { cid, to, keep: false } => {
                 let to = to.unwrap_or_else(|| cid.to_string().into());
                 let to = std::path::absolute(&to).map_err(|source| Error::File { path: to, source })?;
-                let got = client.shard_get(&ShardGet { cid, to: to.clone() }).await?;
+                let got = client.shard_get(&ShardGet { cid, to: Some(to.clone()) }).await?;
                 Ok(context.output.value(&got, |got| format!("{} in {}\n", bytes(got.size), to.display()))?)
             }
             Self::Ls => Ok(context.output.value(&client.shards().await?, |shards| list(shards))?),

@@ -20,6 +20,11 @@ impl Start {
         let config = self.settings.layers(&context.data_dir)?.resolve(self.exit_with_parent)?;
         let filter = tracing_subscriber::EnvFilter::new(&config.log_level);
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+        // On pages of 2 MiB the allocator's small blocks take three times the memory. `executor::launcher` gives scripts,
+        // whose arrays gain from them, large pages again.
+        if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+            tracing::debug!(%error, "the host does not let a process do without large pages");
+        }
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }

@@ -294,7 +294,8 @@ impl Supervisor {
         let Some(running) = self.processes().remove(&process) else {
             return;
         };
-        tokio::task::spawn_blocking(move || work_dir::remove(&running.directory));
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || shared.root.clear(&running.directory));
     }
 
     fn read_log(&self, id: u64, task: TaskId, from: Option<u64>, max: u32) {

@@ -1,12 +1,11 @@
 //! `/atlas/task/1`: a submitter offers a slot, a creator controls a task, anyone with the right to asks how it goes.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{ProcessState, StopMode};
 use crate::{
-    codec, gossip,
-    protocol::{DecodeError, Message},
+    gossip,
+    protocol::cbor_message,
     types::{Generation, Round, Signed, Slot, Step, TaskId},
 };
 
@@ -114,22 +113,6 @@ impl Response {
     }
 }
 
-macro_rules! cbor_message {
-    ($name:ty, $limit:expr) => {
-        impl Message for $name {
-            const LIMIT: usize = $limit;
-
-            fn encode(self) -> Vec<Bytes> {
-                vec![codec::encode(&self).into()]
-            }
-
-            fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-                Ok(codec::decode(&bytes, Self::LIMIT)?)
-            }
-        }
-    };
-}
-
 cbor_message!(Request, gossip::MAX_MESSAGE + 1024);
 cbor_message!(Response, MAX_LOG as usize + 1024);
 
@@ -138,6 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::Message;
     use crate::types::JobId;
 
     fn round_trip<M: Message + Clone + PartialEq>(message: M) {

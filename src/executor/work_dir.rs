@@ -60,6 +60,7 @@ impl WorkRoot {
         let root =
             Self { work: directory.join("work"), logs: directory.join("logs"), sockets: std::path::absolute(sockets)? };
         remove(&root.work);
+        remove(&root.sockets);
         for path in [&root.work, &root.logs, &root.sockets] {
             private_directory(path)?;
         }
@@ -85,6 +86,12 @@ impl WorkRoot {
         remove(&path);
         private_directory(&path)?;
         Ok(path)
+    }
+
+    /// Removes a process's directory and its sockets.
+    pub(super) fn clear(&self, directory: &Path) {
+        remove(directory);
+        remove(&self.sockets.join(directory.file_name().unwrap_or_default()));
     }
 
     /// The log of a task.

@@ -1,12 +1,10 @@
 //! The messages of `/atlas/health/1`. See `protocols/health.md`.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    codec,
-    protocol::{DecodeError, Message},
+    protocol::cbor_message,
     types::{NodeKey, Signed},
 };
 
@@ -80,35 +78,15 @@ pub enum Response {
     Busy,
 }
 
-impl Message for Request {
-    const LIMIT: usize = MAX_MESSAGE;
-
-    fn encode(self) -> Vec<Bytes> {
-        vec![codec::encode(&self).into()]
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        Ok(codec::decode(&bytes, Self::LIMIT)?)
-    }
-}
-
-impl Message for Response {
-    const LIMIT: usize = MAX_MESSAGE;
-
-    fn encode(self) -> Vec<Bytes> {
-        vec![codec::encode(&self).into()]
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        Ok(codec::decode(&bytes, Self::LIMIT)?)
-    }
-}
+cbor_message!(Request, MAX_MESSAGE);
+cbor_message!(Response, MAX_MESSAGE);
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::Message;
 
     proptest! {
         #[test]

@@ -256,8 +256,18 @@ fn import_car(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error
 }
 
 fn export(files: &Files, request: &api::ShardGet) -> Result<Reply, api::Error> {
-    files.export(&request.cid, &request.to).map_err(|error| api::Error::new(api::ErrorCode::Invalid, words(&error)))?;
-    Ok(Reply::Shard(api::Shard { cid: request.cid, size: dag_size(files.store(), &request.cid), pins: Vec::new() }))
+    let pins = match &request.to {
+        Some(to) => {
+            files.export(&request.cid, to).map_err(|error| api::Error::new(api::ErrorCode::Invalid, words(&error)))?;
+            Vec::new()
+        }
+        None => {
+            files.store().pin(&request.cid, "fetched").map_err(|error| internal(&error))?;
+            files.store().sync().map_err(|error| internal(&error))?;
+            vec!["fetched".into()]
+        }
+    };
+    Ok(Reply::Shard(api::Shard { cid: request.cid, size: dag_size(files.store(), &request.cid), pins }))
 }
 
 fn list_pins(files: &Files) -> Reply {

@@ -6,6 +6,7 @@
 pub mod coordinator;
 pub mod edges;
 mod event_loop;
+mod host;
 pub mod ledgers;
 mod remembered;
 mod traffic;
@@ -20,7 +21,7 @@ use tokio::{
 };
 
 use self::{
-    coordinator::{Coordinator, Facts, Input},
+    coordinator::{Coordinator, Input},
     edges::Edges,
     event_loop::{EventLoop, Parts},
     ledgers::Ledgers,
@@ -36,9 +37,7 @@ use crate::{
     ipfs, network, proof, recovery, resource, round,
     shard::{self, Files},
     store::{self, BlockStore, blocks::Quota, key_file},
-    swarm,
-    types::Digest,
-    validator,
+    swarm, validator,
 };
 
 /// Inputs that wait for the event loop: what edges and ledgers report. They wait when it is full.
@@ -126,9 +125,9 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
     let workers = executor::inference::edge::Workers::new(&supervisor, worker_sender);
     let pinner = pinner(&config, &store)?;
     let remembered = Remembered::new(config.data_dir.join("peers"));
-    let facts = facts(&config, &detected, &supervisor).await;
     let coordinator =
-        Coordinator::new(coordinator_config(&config, &keypair, &detected, facts, &remembered), clock::now());
+        Coordinator::new(coordinator_config(&config, &keypair, &detected, &remembered), clock::now()).awaiting_host();
+    host::examine(&supervisor, detected.resources, input_sender.clone());
     let mut registry = Registry::default();
     let mut swarm = swarm::build(&keypair, &swarm_config(&config), states(&config, &keypair, &store), &mut registry)?;
     listen(&mut swarm, &config)?;
@@ -138,6 +137,7 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
     let api_config = api::server::Config { data_dir: config.data_dir.clone(), tcp: config.api };
     let server = api::server::start(&api_config, request_sender, events.clone()).await?;
     watch_signals(input_sender.clone(), config.exit_with_parent);
+    look_up_place(&config, input_sender.clone());
 
     let recovery = recovery::edge::Context {
         files: Arc::<Files>::clone(&files),
@@ -267,49 +267,10 @@ fn pinner(config: &Config, store: &Arc<BlockStore>) -> Result<Option<ipfs::Pinne
     Ok(Some(ipfs::Pinner::start(endpoint, Arc::clone(store), &config.data_dir.join("pins"))?))
 }
 
-async fn facts(config: &Config, detected: &resource::Detected, supervisor: &executor::edge::Supervisor) -> Facts {
-    let probing = supervisor.clone();
-    let probed = tokio::task::spawn_blocking(move || (probing.protections(), probing.python())).await;
-    let (protections, python) = match probed {
-        Ok((protections, python)) => (protections.unwrap_or_default(), python),
-        Err(_) => (Vec::new(), Err(io::Error::other("the interpreter could not be looked at"))),
-    };
-    let mut warnings: Vec<String> = config.warnings.iter().chain(&detected.warnings).cloned().collect();
-    let python = match python {
-        Ok((path, version)) => api::Python { path: Some(path), version: Some(version) },
-        Err(error) => {
-            warnings.push(format!("no usable Python, so no work is taken: {error}; set `executor.python`"));
-            api::Python::default()
-        }
-    };
-    let class = format!("{}/{}/{:?}", std::env::consts::ARCH, std::env::consts::OS, python.version);
-    Facts {
-        pid: std::process::id(),
-        data_dir: config.data_dir.clone(),
-        protections: protections
-            .into_iter()
-            .map(|one| api::Protection { name: one.name, active: one.active, reason: Some(one.reason) })
-            .collect(),
-        class_id: Digest::of_parts("atlas/class/v1", &[class.as_bytes()]),
-        python,
-        resource_notes: resource_notes(&detected.sources),
-        warnings,
-        ipfs_endpoint: config.ipfs_api.clone().unwrap_or_default(),
-        carries_ledger: config.ledger.mode == LedgerMode::Embedded,
-    }
-}
-
-/// What decided each amount, in words.
-fn resource_notes(sources: &resource::Sources) -> Vec<String> {
-    let named = [("cpu", sources.cpu), ("memory", sources.memory), ("storage", sources.storage), ("gpu", sources.gpu)];
-    named.iter().map(|(resource, limit)| format!("{resource}: {limit}")).collect()
-}
-
 fn coordinator_config(
     config: &Config,
     keypair: &Keypair,
     detected: &resource::Detected,
-    facts: Facts,
     remembered: &Remembered,
 ) -> coordinator::Config {
     let lab = config.heartbeat.interval <= LAB_BEAT;
@@ -317,14 +278,12 @@ fn coordinator_config(
         let peer = keypair.peer_id().to_string();
         format!("node-{}", &peer[peer.len().saturating_sub(8)..])
     });
-    // Without an interpreter nothing can be run, so nothing is offered.
-    let lends = if facts.python.path.is_some() { detected.resources } else { crate::types::Resources::default() };
     let place = &config.place;
     coordinator::Config {
         keypair: keypair.clone(),
         label,
         address: config.address.clone(),
-        lends,
+        lends: detected.resources,
         ledger: config.ledger.chain_id.clone(),
         policy: validator::Policy::accepting(&config.ledger.accept),
         bootstrap: config.network.bootstrap.clone(),
@@ -336,7 +295,7 @@ fn coordinator_config(
             latitude: place.latitude,
             longitude: place.longitude,
         },
-        facts,
+        facts: host::facts(config, detected),
         rounds: if lab { round::Config::testnet() } else { round::Config::default() },
         recovery: recovery::Config::default(),
         shutdown_grace: config.executor.grace,
@@ -386,6 +345,19 @@ fn listen(swarm: &mut libp2p::Swarm<swarm::Behaviour>, config: &Config) -> Resul
         swarm.add_external_address(address.clone());
     }
     Ok(())
+}
+
+/// Asks the service that the operator opted in to where this node stands. Nothing depends on the answer.
+fn look_up_place(config: &Config, inputs: mpsc::Sender<Input>) {
+    let Some(url) = config.place.lookup_url.clone() else { return };
+    tokio::spawn(async move {
+        match network::look_up(&url).await {
+            Ok(place) => {
+                let _ = inputs.send(Input::Peer(coordinator::PeerEvent::Placed(place))).await;
+            }
+            Err(error) => tracing::warn!(url, error = edges::words(&error), "the place could not be looked up"),
+        }
+    });
 }
 
 /// Turns signals and the end of a parent into inputs. A second signal ends the process at once.

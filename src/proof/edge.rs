@@ -104,3 +104,147 @@ fn check_checkpoint(checkpoint: &Checkpoint, request: &Request) -> Result<(), Re
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        proof::testing::{NOW, Worker},
+        tensor::{
+            root,
+            testing::{Store, model},
+        },
+        types::{Digest, NodeKey},
+    };
+
+    fn check(store: &Store, request: &Request) -> Result<(), Refusal> {
+        perform(&*store.files, request).result
+    }
+
+    #[test]
+    fn an_honest_round_holds() {
+        for codec in [UpdateCodec::F32, UpdateCodec::I8B256] {
+            let store = Store::new();
+            let request = Worker { codec, ..Worker::default() }.finish(&store);
+            check(&store, &request).unwrap();
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_not_the_digest_are_refused() {
+        let store = Store::new();
+        let mut request = Worker::default().finish(&store);
+        request.receipt.update_digest = Digest([1; 32]);
+        assert!(matches!(check(&store, &request), Err(Refusal::Digest)));
+    }
+
+    #[test]
+    fn a_wrong_length_is_refused_before_anything_is_read() {
+        let store = Store::new();
+        let mut request = Worker::default().finish(&store);
+        request.receipt.update_length = u64::MAX;
+        let (claimed, nowhere) = (u64::MAX, "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku");
+        request.receipt.update_cid = nowhere.parse().unwrap();
+        assert!(matches!(check(&store, &request), Err(Refusal::Length { claimed: c, .. }) if c == claimed));
+    }
+
+    #[test]
+    fn a_wrong_input_model_is_refused() {
+        let store = Store::new();
+        let mut request = Worker::default().finish(&store);
+        request.base_model = store.files.import_bytes(&model(&[9.0; 4]).to_safetensors()).unwrap();
+        assert!(matches!(check(&store, &request), Err(Refusal::Unexpected("input model"))));
+    }
+
+    #[test]
+    fn a_neighbours_update_and_an_update_that_is_no_difference_are_refused() {
+        let store = Store::new();
+        let mut request = Worker::default().finish(&store);
+        let other = Worker { trained: vec![0.9; 4], ..Worker::default() }.finish(&store);
+        request.receipt.update_cid = other.receipt.update_cid;
+        request.receipt.update_digest = other.receipt.update_digest;
+        assert!(matches!(check(&store, &request), Err(Refusal::Difference)));
+    }
+
+    #[test]
+    fn a_neighbours_checkpoint_is_refused() {
+        let store = Store::new();
+        let mut request = Worker::default().finish(&store);
+        let other = Worker { secret: 9, ..Worker::default() }.finish(&store);
+        request.receipt.checkpoint.cid = other.receipt.checkpoint.cid;
+        assert!(matches!(check(&store, &request), Err(Refusal::Unexpected("checkpoint's node"))));
+    }
+
+    #[test]
+    fn an_update_of_another_model_or_codec_is_refused() {
+        let store = Store::new();
+        let mut request = Worker::default().finish(&store);
+        request.codec = UpdateCodec::I8B256;
+        assert!(check(&store, &request).is_err());
+
+        let base = model(&[0.0; 4]);
+        let mut bytes = update::encode_difference(&base, &base, UpdateCodec::F32).unwrap();
+        let mut request = Worker::default().finish(&store);
+        let renamed = bytes.iter().position(|byte| *byte == b'w').unwrap();
+        bytes[renamed] = b'x';
+        request.receipt.update_cid = store.files.import_bytes(&bytes).unwrap();
+        request.receipt.update_digest = Digest::of(&bytes);
+        assert!(matches!(check(&store, &request), Err(Refusal::Update(update::Error::Schema))));
+    }
+
+    #[test]
+    fn nan_and_infinity_are_refused() {
+        let store = Store::new();
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut request = Worker::default().finish(&store);
+            let base = model(&[0.0; 4]);
+            let mut bytes = update::encode_difference(&base, &base, UpdateCodec::F32).unwrap();
+            let end = bytes.len();
+            bytes[end - 4..].copy_from_slice(&value.to_le_bytes());
+            request.receipt.update_cid = store.files.import_bytes(&bytes).unwrap();
+            request.receipt.update_digest = Digest::of(&bytes);
+            assert!(matches!(check(&store, &request), Err(Refusal::Update(update::Error::NotFinite { .. }))));
+        }
+    }
+
+    #[test]
+    fn every_claim_about_the_checkpoint_is_compared() {
+        type Change = fn(&mut Request);
+        let changes: [Change; 9] = [
+            |request| request.receipt.node = NodeKey([1; 32]),
+            |request| request.receipt.task.slot += 1,
+            |request| request.receipt.round += 1,
+            |request| request.receipt.checkpoint.step += 1,
+            |request| request.receipt.out_state_root = Digest([1; 32]),
+            |request| request.receipt.out_opt_root = Digest([1; 32]),
+            |request| request.receipt.segments += 1,
+            |request| request.receipt.trace_root = Digest([1; 32]),
+            |request| request.generation += 1,
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            let store = Store::new();
+            let mut request = Worker::default().finish(&store);
+            change(&mut request);
+            assert!(matches!(check(&store, &request), Err(Refusal::Unexpected(_))), "change {index}");
+        }
+    }
+
+    #[test]
+    fn a_forged_middle_state_moves_the_trace_root() {
+        let store = Store::new();
+        let honest = Worker::default().finish(&store).receipt;
+        let forged = Worker { middle: Digest([1; 32]), ..Worker::default() }.finish(&store).receipt;
+        assert_ne!(honest.trace_root, forged.trace_root);
+        assert_eq!(honest.in_params_root, root::of_tensors(&model(&[0.0; 4])));
+    }
+
+    #[test]
+    fn what_is_not_here_says_nothing_about_the_receipt() {
+        let (store, empty) = (Store::new(), Store::new());
+        let request = Worker { now: NOW, ..Worker::default() }.finish(&store);
+        assert!(check(&empty, &request).unwrap_err().is_retryable());
+        let mut wrong = request;
+        wrong.receipt.update_digest = Digest([1; 32]);
+        assert!(!check(&store, &wrong).unwrap_err().is_retryable());
+    }
+}

@@ -286,3 +286,104 @@ fn applied(receipt: &Receipt, round: &RoundEvidence) -> Verdict {
         (round.votes.is_empty() || !round.votes.iter().all(right), "a vote is not for this outcome"),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        identity::Keypair,
+        proof::testing::{NOW, Worker},
+        types::AppliedSlot,
+    };
+
+    fn evidence() -> Evidence {
+        let worker = Worker::default();
+        let (receipt, expected) = (worker.receipt(), worker.expected());
+        let (signed, verifier) = (worker.keypair().seal(&receipt), Keypair::from_secret(&[8; 32]));
+        let attestation = Attestation { receipt: signed.digest(), verifier: verifier.node_key(), timestamp: NOW };
+        let trace = [expected.start_root(), worker.middle, receipt.out_state_root];
+        let applied = AppliedSlot {
+            slot: receipt.task.slot,
+            update_digest: receipt.update_digest,
+            node: receipt.node,
+            samples: receipt.metrics.samples,
+        };
+        let outcome = RoundOutcome {
+            job: receipt.task.job,
+            round: receipt.round,
+            params_root: Digest([1; 32]),
+            momentum_root: Digest([2; 32]),
+            model_cid: receipt.update_cid,
+            momentum_cid: receipt.update_cid,
+            applied: vec![applied],
+            skipped: vec![],
+        };
+        let vote =
+            RoundVote { job: outcome.job, round: outcome.round, outcome: outcome.digest(), node: verifier.node_key() };
+        Evidence {
+            attestation: Some(verifier.seal(&attestation)),
+            lease: Some(Lease { generation: expected.generation, transaction: expected.lease_tx }),
+            inputs: Some(Inputs { bundle: expected.bundle, shard: expected.shard, job_seed: 1, cursor: 3 }),
+            checkpoint: Some(worker.keypair().seal(&worker.manifest(&trace, receipt.update_cid))),
+            round: Some(RoundEvidence { votes: vec![verifier.seal(&vote)], outcome }),
+            ..Evidence::of_receipt(signed)
+        }
+    }
+
+    #[test]
+    fn honest_evidence_holds_as_cbor_and_as_json() {
+        let evidence = evidence();
+        for bytes in [codec::encode(&evidence), serde_json::to_vec_pretty(&evidence).unwrap()] {
+            let report = verify_file(&bytes).unwrap();
+            assert!(report.checks.iter().all(|check| check.verdict == Verdict::Holds), "{report:?}");
+            assert_eq!(report.checks.len(), 6);
+        }
+    }
+
+    #[test]
+    fn what_is_absent_is_reported_as_not_checked() {
+        let report = verify(&Evidence::of_receipt(evidence().receipt));
+        assert!(report.holds());
+        let unchecked = report.checks.iter().filter(|check| matches!(check.verdict, Verdict::NotChecked(_)));
+        assert_eq!(unchecked.count(), 5);
+    }
+
+    #[test]
+    fn each_part_that_lies_is_named() {
+        type Change = fn(&mut Evidence);
+        let changes: [(usize, Change); 6] = [
+            (0, |evidence| evidence.receipt.signature.0[0] ^= 1),
+            (1, |evidence| evidence.lease.as_mut().unwrap().generation += 1),
+            (2, |evidence| evidence.inputs.as_mut().unwrap().job_seed += 1),
+            (3, |evidence| {
+                let worker = Worker::default().keypair();
+                let own =
+                    Attestation { receipt: evidence.receipt.digest(), verifier: worker.node_key(), timestamp: NOW };
+                evidence.attestation = Some(worker.seal(&own));
+            }),
+            (4, |evidence| {
+                let worker = Worker::default();
+                let trace = [worker.expected().start_root(), Digest([1; 32]), worker.receipt().out_state_root];
+                let manifest = worker.manifest(&trace, worker.receipt().update_cid);
+                evidence.checkpoint = Some(worker.keypair().seal(&manifest));
+            }),
+            (5, |evidence| evidence.round.as_mut().unwrap().outcome.params_root = Digest([9; 32])),
+        ];
+        for (place, change) in changes {
+            let mut evidence = evidence();
+            change(&mut evidence);
+            let report = verify(&evidence);
+            assert!(matches!(report.checks[place].verdict, Verdict::Fails(_)), "{place}: {report:?}");
+            assert!(!report.holds());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = verify_file(&bytes);
+        }
+    }
+}

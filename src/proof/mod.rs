@@ -14,6 +14,8 @@ pub mod evidence;
 pub mod receipt;
 pub mod seed;
 mod state;
+#[cfg(test)]
+mod testing;
 pub mod trace;
 pub mod wire;
 

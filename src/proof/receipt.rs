@@ -205,3 +205,87 @@ fn check_fields(receipt: &Receipt, expected: &Expected) -> Result<(), Refusal> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proof::testing::Worker;
+
+    fn refused(change: impl FnOnce(&mut Receipt)) -> Refusal {
+        let worker = Worker::default();
+        let mut receipt = worker.receipt();
+        change(&mut receipt);
+        check_receipt(&worker.keypair().seal(&receipt), &worker.expected()).unwrap_err()
+    }
+
+    #[test]
+    fn what_is_built_is_accepted() {
+        let worker = Worker::default();
+        let receipt = worker.receipt();
+        assert_eq!(check_receipt(&worker.keypair().seal(&receipt), &worker.expected()).unwrap(), receipt);
+    }
+
+    #[test]
+    fn a_receipt_replayed_in_another_round_generation_or_lease_is_refused() {
+        let worker = Worker::default();
+        let signed = worker.keypair().seal(&worker.receipt());
+        type Change = fn(&mut Expected);
+        let changes: [Change; 4] = [
+            |expected| expected.round += 1,
+            |expected| expected.generation += 1,
+            |expected| expected.lease_tx = Digest([1; 32]),
+            |expected| expected.task.slot += 1,
+        ];
+        for change in changes {
+            let mut expected = worker.expected();
+            change(&mut expected);
+            let refusal = check_receipt(&signed, &expected).unwrap_err();
+            assert!(matches!(refusal, Refusal::Unexpected(_)) && !refusal.is_retryable(), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn another_holders_or_a_forged_receipt_is_refused() {
+        let worker = Worker::default();
+        let other = Worker { secret: 9, ..Worker::default() };
+        let stolen = other.keypair().seal(&worker.receipt());
+        assert!(matches!(check_receipt(&stolen, &worker.expected()), Err(Refusal::Contradiction(_))));
+        let own = other.keypair().seal(&other.receipt());
+        assert!(matches!(check_receipt(&own, &worker.expected()), Err(Refusal::Unexpected("node"))));
+        let mut changed = worker.keypair().seal(&worker.receipt());
+        *changed.body.last_mut().unwrap() ^= 1;
+        assert!(matches!(check_receipt(&changed, &worker.expected()), Err(Refusal::Signed(SignedError::Signature))));
+    }
+
+    #[test]
+    fn wrong_inputs_another_shard_another_seed_and_skipped_steps_are_refused() {
+        assert!(matches!(refused(|r| r.in_params_root = Digest([1; 32])), Refusal::Unexpected("input model")));
+        assert!(matches!(refused(|r| r.in_opt_root = Digest([1; 32])), Refusal::Unexpected("input optimizer state")));
+        assert!(matches!(refused(|r| r.metrics.iterations -= 1), Refusal::Unexpected("number of steps")));
+        assert!(matches!(refused(|r| r.out_state_root = Digest([1; 32])), Refusal::Unexpected(_)));
+        let worker = Worker::default();
+        let signed = worker.keypair().seal(&worker.receipt());
+        let expected = worker.expected();
+        let (bundle, shard, seed) = (expected.shard, expected.bundle, Digest([1; 32]));
+        for wrong in [
+            Expected { bundle, ..expected.clone() },
+            Expected { shard, ..expected.clone() },
+            Expected { seed, ..expected.clone() },
+        ] {
+            assert!(matches!(check_receipt(&signed, &wrong), Err(Refusal::Unexpected(_))));
+        }
+    }
+
+    #[test]
+    fn a_receipt_that_contradicts_itself_is_refused() {
+        for change in [
+            (|r: &mut Receipt| r.segments = 0) as fn(&mut Receipt),
+            |r| r.segments = trace::MAX_SEGMENTS + 1,
+            |r| r.metrics.samples = 0,
+            |r| r.checkpoint.round += 1,
+            |r| r.checkpoint.step -= 1,
+        ] {
+            assert!(matches!(refused(change), Refusal::Contradiction(_)));
+        }
+    }
+}

@@ -430,3 +430,203 @@ fn opened(
         Response::Verified(_) => Err(Refused::later("the peer answered a challenge with an attestation")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        codec,
+        identity::Keypair,
+        proof::testing::{NOW, Worker},
+        protocol::State as _,
+        types::NodeKey,
+    };
+
+    fn keypair(secret: u8) -> Keypair {
+        Keypair::from_secret(&[secret; 32])
+    }
+
+    fn state(secret: u8) -> State {
+        State::new(Config::default(), keypair(secret).node_key())
+    }
+
+    fn worker() -> Worker {
+        Worker::default()
+    }
+
+    fn signed() -> Signed {
+        worker().keypair().seal(&worker().receipt())
+    }
+
+    fn attestation(verifier: &Keypair, receipt: Digest) -> Signed {
+        verifier.seal(&Attestation { receipt, verifier: verifier.node_key(), timestamp: NOW })
+    }
+
+    /// All that the state wants done now.
+    fn actions(state: &mut State) -> Vec<Action<State>> {
+        std::iter::from_fn(|| state.poll_action()).collect()
+    }
+
+    fn refusal(actions: &[Action<State>]) -> &Refused {
+        match actions {
+            [Action::Respond { response: Response::Refused(refused), .. }] => refused,
+            other => panic!("not a refusal: {other:?}"),
+        }
+    }
+
+    /// Sends the receipt as its worker does, as the `token`-th request.
+    fn present(verifier: &mut State, token: u64, receipt: &Signed) -> Vec<Action<State>> {
+        let peer = worker().keypair().peer_id();
+        verifier.on_request(peer, ResponseToken(token), Request::Receipt(receipt.clone()), NOW);
+        actions(verifier)
+    }
+
+    #[test]
+    fn a_receipt_is_verified_from_one_end_to_the_other() {
+        let (mut asker, mut verifier) = (state(7), state(8));
+        let peer = keypair(8).peer_id();
+        asker.handle(Input::Verify { id: 5, peer, receipt: signed() }, NOW);
+        let Some(Action::Request { id, request, .. }) = asker.poll_action() else { panic!() };
+        let token = ResponseToken(1);
+        verifier.on_request(worker().keypair().peer_id(), token, request, NOW);
+        assert!(matches!(actions(&mut verifier)[..], [Action::Event(Event::ReceiptAsked { .. })]));
+        let attestation = attestation(&keypair(8), signed().digest());
+        verifier.handle(Input::AnswerReceipt { token, result: Ok(attestation.clone()) }, NOW);
+        let Some(Action::Respond { response, .. }) = verifier.poll_action() else { panic!() };
+        asker.on_response(peer, id, Ok(response), NOW);
+        let Some(Action::Event(event)) = asker.poll_action() else { panic!() };
+        assert_eq!(event, Event::Verified { id: 5, peer, attestation });
+    }
+
+    #[test]
+    fn a_replayed_receipt_costs_no_second_check() {
+        let mut verifier = state(8);
+        assert!(matches!(present(&mut verifier, 1, &signed())[..], [Action::Event(Event::ReceiptAsked { .. })]));
+        let result = Ok(attestation(&keypair(8), signed().digest()));
+        verifier.handle(Input::AnswerReceipt { token: ResponseToken(1), result }, NOW);
+        actions(&mut verifier);
+        let again = present(&mut verifier, 2, &signed());
+        assert!(matches!(again[..], [Action::Respond { response: Response::Verified(_), .. }]), "{again:?}");
+    }
+
+    #[test]
+    fn a_receipt_sent_by_another_a_forged_one_and_an_own_one_are_refused_for_good() {
+        let mut verifier = state(8);
+        verifier.on_request(keypair(9).peer_id(), ResponseToken(1), Request::Receipt(signed()), NOW);
+        assert!(!refusal(&actions(&mut verifier)).retryable, "another node's");
+
+        let mut forged = signed();
+        forged.body[10] ^= 1;
+        assert!(!refusal(&present(&mut verifier, 2, &forged)).retryable, "changed after signing");
+
+        let mut stolen = worker().receipt();
+        stolen.node = NodeKey([1; 32]);
+        let stolen = worker().keypair().seal(&stolen);
+        assert!(!refusal(&present(&mut verifier, 3, &stolen)).retryable, "signed for another");
+
+        let mut own = state(7);
+        assert!(!refusal(&present(&mut own, 4, &signed())).retryable, "its own");
+    }
+
+    #[test]
+    fn a_slow_check_is_answered_later_and_found_done_when_asked_again() {
+        let mut verifier = state(8);
+        present(&mut verifier, 1, &signed());
+        let deadline = verifier.poll_timeout().unwrap();
+        assert_eq!(deadline, NOW + Config::default().answer_within);
+        verifier.on_timeout(deadline);
+        assert!(refusal(&actions(&mut verifier)).retryable);
+
+        assert!(present(&mut verifier, 2, &signed()).is_empty(), "the same check goes on");
+        let result = Ok(attestation(&keypair(8), signed().digest()));
+        verifier.handle(Input::AnswerReceipt { token: ResponseToken(1), result }, deadline);
+        let answers = actions(&mut verifier);
+        let [Action::Respond { token: ResponseToken(2), response: Response::Verified(_) }] = &answers[..] else {
+            panic!("{answers:?}");
+        };
+    }
+
+    #[test]
+    fn one_peer_cannot_occupy_a_verifier() {
+        let mut verifier = state(8);
+        let receipt = |round: u32| {
+            let mut receipt = worker().receipt();
+            receipt.round = round;
+            worker().keypair().seal(&receipt)
+        };
+        for token in 0..MAX_CHECKS_PER_PEER as u64 {
+            let asked = present(&mut verifier, token, &receipt(u32::try_from(token).unwrap()));
+            assert!(matches!(asked[..], [Action::Event(Event::ReceiptAsked { .. })]));
+        }
+        assert!(refusal(&present(&mut verifier, 99, &receipt(99))).retryable);
+        verifier.on_timeout(NOW + FORGET_CHECK_AFTER);
+        actions(&mut verifier);
+        assert_eq!(verifier.poll_timeout(), None, "nothing is remembered for ever");
+    }
+
+    #[test]
+    fn an_attestation_by_another_or_of_another_receipt_is_no_verification() {
+        for attestation in [
+            attestation(&keypair(9), signed().digest()),
+            attestation(&keypair(8), Digest([1; 32])),
+            attestation(&worker().keypair(), signed().digest()),
+        ] {
+            let mut asker = state(7);
+            let peer = keypair(8).peer_id();
+            asker.handle(Input::Verify { id: 5, peer, receipt: signed() }, NOW);
+            let Some(Action::Request { id, .. }) = asker.poll_action() else { panic!() };
+            asker.on_response(peer, id, Ok(Response::Verified(attestation)), NOW);
+            assert!(matches!(actions(&mut asker)[..], [Action::Event(Event::VerifyFailed { id: 5, .. })]));
+        }
+    }
+
+    /// Challenges the worker's receipt and answers with `opening`.
+    fn challenge(index: u32, opening: Opening) -> Event {
+        let mut asker = state(8);
+        let peer = worker().keypair().peer_id();
+        asker.handle(Input::Challenge { id: 6, peer, receipt: signed(), index }, NOW);
+        let Some(Action::Request { id, request, .. }) = asker.poll_action() else { panic!() };
+        assert_eq!(request, Request::Challenge { receipt: signed().digest(), index });
+        let response = codec::decode(&codec::encode(&Response::Opening(opening)), 4096).unwrap();
+        asker.on_response(peer, id, Ok(response), NOW);
+        match asker.poll_action() {
+            Some(Action::Event(event)) => event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_opening_counts_only_if_it_leads_to_the_committed_trace() {
+        let states = [worker().expected().start_root(), worker().middle, Digest([8; 32])];
+        let opening = |index: u32| Opening {
+            state_root: states[index as usize],
+            path: trace::path(&states, index).unwrap(),
+            checkpoint: None,
+        };
+        for index in 0..3 {
+            assert!(matches!(challenge(index, opening(index)), Event::Opened { id: 6, .. }));
+        }
+        let failed = |event| matches!(event, Event::ChallengeFailed { id: 6, .. });
+        assert!(failed(challenge(1, opening(2))), "another state");
+        assert!(failed(challenge(1, Opening { state_root: Digest([1; 32]), ..opening(1) })), "a forged state");
+        assert!(failed(challenge(3, opening(2))), "an index that the trace has not");
+        let inner = crate::tensor::merkle::root(
+            &states[..2].iter().map(|s| crate::tensor::merkle::leaf(&s.0)).collect::<Vec<_>>(),
+        );
+        let inner = Opening { state_root: inner, path: opening(0).path[1..].to_vec(), checkpoint: None };
+        assert!(failed(challenge(0, inner)), "an inner node as a leaf");
+    }
+
+    #[test]
+    fn an_unanswered_challenge_ends_as_later_and_a_late_answer_is_dropped() {
+        let mut worker = state(7);
+        let token = ResponseToken(1);
+        let challenge = Request::Challenge { receipt: signed().digest(), index: 0 };
+        worker.on_request(keypair(8).peer_id(), token, challenge, NOW);
+        assert!(matches!(actions(&mut worker)[..], [Action::Event(Event::Challenged { index: 0, .. })]));
+        worker.on_timeout(worker.poll_timeout().unwrap());
+        assert!(refusal(&actions(&mut worker)).retryable);
+        worker.handle(Input::AnswerChallenge { token, result: Err(Refused::later("gone")) }, NOW);
+        assert!(actions(&mut worker).is_empty());
+    }
+}

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     codec,
-    protocol::{DecodeError, Message},
+    protocol::{DecodeError, Message, cbor_message},
     types::{ContentId, Digest, Receipt, Signed, SignedObject},
 };
 
@@ -93,17 +93,7 @@ impl From<&super::Refusal> for Refused {
     }
 }
 
-impl Message for Request {
-    const LIMIT: usize = MAX_REQUEST;
-
-    fn encode(self) -> Vec<Bytes> {
-        vec![codec::encode(&self).into()]
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        Ok(codec::decode(&bytes, MAX_REQUEST)?)
-    }
-}
+cbor_message!(Request, MAX_REQUEST);
 
 impl Message for Response {
     const LIMIT: usize = MAX_RESPONSE;

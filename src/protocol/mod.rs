@@ -23,6 +23,24 @@ pub trait Message: Sized + Send + std::fmt::Debug + 'static {
     fn decode(bytes: Bytes) -> Result<Self, DecodeError>;
 }
 
+/// A message that is its CBOR encoding, at most `$limit` bytes of it.
+macro_rules! cbor_message {
+    ($name:ty, $limit:expr) => {
+        impl $crate::protocol::Message for $name {
+            const LIMIT: usize = $limit;
+
+            fn encode(self) -> Vec<bytes::Bytes> {
+                vec![$crate::codec::encode(&self).into()]
+            }
+
+            fn decode(bytes: bytes::Bytes) -> Result<Self, $crate::protocol::DecodeError> {
+                Ok($crate::codec::decode(&bytes, Self::LIMIT)?)
+            }
+        }
+    };
+}
+pub(crate) use cbor_message;
+
 /// Bytes that are no message of their protocol.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]

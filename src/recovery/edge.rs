@@ -133,7 +133,7 @@ pub enum Answer {
         /// The task.
         task: TaskId,
         /// The checkpoint.
-        result: Result<Kept, Error>,
+        result: Result<Box<Kept>, Error>,
     },
     /// To the coordinator.
     Loaded {
@@ -148,7 +148,7 @@ pub enum Answer {
 pub fn perform(context: &Context, request: &Request) -> Answer {
     match request {
         Request::Keep { id, request } => {
-            Answer::Kept { id: *id, task: request.task, result: guarded(|| keep(context, request)) }
+            Answer::Kept { id: *id, task: request.task, result: guarded(|| keep(context, request)).map(Box::new) }
         }
         Request::Load { id, root, now } => {
             Answer::Loaded { id: *id, result: guarded(|| load(&*context.files, root, *now)).map(Box::new) }
@@ -241,4 +241,168 @@ fn copy(from: &Path, to: &Path, name: &'static str, limit: u64) -> Result<Option
         return Err(entry("is too long"));
     }
     Ok(Some(target))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::{
+        tensor::testing::{Store, model},
+        types::{CHECKPOINT_MAX_AGE, JobId, Signed},
+    };
+
+    const NOW: Time = Time(1_000_000_000_000);
+
+    struct Host {
+        store: Store,
+        context: Context,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let store = Store::new();
+            let staging = store.directory.path().join("staging");
+            fs::create_dir(&staging).unwrap();
+            let context = Context { files: store.files.clone(), keypair: Keypair::from_secret(&[7; 32]), staging };
+            Self { store, context }
+        }
+
+        /// A directory as a script writes it, and the request to keep it.
+        fn written(&self) -> KeepRequest {
+            let directory = self.store.directory.path().join("step-00000010");
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join(MODEL), model(&[1.0, 2.0]).to_safetensors()).unwrap();
+            fs::write(directory.join(OPTIMIZER), model(&[0.5]).to_safetensors()).unwrap();
+            fs::write(directory.join(SCRIPT_STATE), b"{\"step\":10}").unwrap();
+            let task = TaskId { job: JobId([1; 32]), slot: 2 };
+            KeepRequest { directory, task, generation: 3, round: 4, step: 10, trace: vec![Digest([9; 32])], now: NOW }
+        }
+
+        /// Stores a checkpoint whose manifest somebody changed and signed again.
+        fn forged(&self, change: impl FnOnce(&mut CheckpointManifest)) -> ContentId {
+            let kept = keep(&self.context, &self.written()).unwrap();
+            let mut manifest = load(&*self.store.files, &kept.root, NOW).unwrap().manifest;
+            change(&mut manifest);
+            self.with_manifest(&kept, &codec::encode(&self.context.keypair.seal(&manifest)))
+        }
+
+        fn with_manifest(&self, kept: &Kept, manifest: &[u8]) -> ContentId {
+            let directory = self.store.directory.path().join("forged");
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join(MANIFEST), manifest).unwrap();
+            self.store.files.export(&kept.state, &directory.join(STATE)).unwrap();
+            self.store.files.import_path(&directory).unwrap().cid
+        }
+    }
+
+    #[test]
+    fn what_is_kept_loads_elsewhere_with_the_same_roots() {
+        let host = Host::new();
+        let request = host.written();
+        let Answer::Kept { id: 5, result: Ok(kept), .. } =
+            perform(&host.context, &Request::Keep { id: 5, request: request.clone() })
+        else {
+            panic!("not kept");
+        };
+        let Answer::Loaded { result: Ok(loaded), .. } =
+            perform(&host.context, &Request::Load { id: 6, root: kept.root, now: NOW })
+        else {
+            panic!("not loaded");
+        };
+        assert_eq!((loaded.state, loaded.model, loaded.optimizer), (kept.state, kept.model, kept.optimizer));
+        assert_eq!(loaded.manifest.trace, [Digest([9; 32]), kept.state_root]);
+        assert_eq!((loaded.manifest.epoch, loaded.manifest.iteration, loaded.manifest.generation), (4, 10, 3));
+        assert_eq!(kept.params_root, root::of_tensors(&model(&[1.0, 2.0])));
+        let expected = root::state_root(&kept.params_root, &kept.opt_root, 10, b"{\"step\":10}");
+        assert_eq!(kept.state_root, expected);
+        assert_eq!(fs::read_dir(&host.context.staging).unwrap().count(), 0, "staging is left empty");
+    }
+
+    #[test]
+    fn a_script_without_optimizer_and_state_is_kept_too_and_other_files_are_left_out() {
+        let host = Host::new();
+        let request = host.written();
+        fs::remove_file(request.directory.join(OPTIMIZER)).unwrap();
+        fs::remove_file(request.directory.join(SCRIPT_STATE)).unwrap();
+        fs::write(request.directory.join("metrics.json"), b"{}").unwrap();
+        let kept = keep(&host.context, &request).unwrap();
+        assert_eq!((kept.opt_root, kept.optimizer), (root::NO_OPTIMIZER, None));
+        assert!(load(&*host.store.files, &kept.root, NOW).is_ok());
+    }
+
+    #[test]
+    fn a_link_a_pipe_a_directory_and_a_missing_model_are_refused_without_hanging() {
+        let host = Host::new();
+        let request = host.written();
+        let path = request.directory.join(MODEL);
+        let refused = |fault: &str| {
+            let error = keep(&host.context, &request).unwrap_err();
+            assert!(error.to_string().contains(fault), "{error}");
+        };
+        fs::remove_file(&path).unwrap();
+        refused("is missing");
+        symlink("/etc/passwd", &path).unwrap();
+        refused("is a link");
+        fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        refused("is no regular file");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        refused("is no regular file");
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, b"no tensors").unwrap();
+        refused("is not acceptable");
+        let long = File::create(request.directory.join(SCRIPT_STATE)).unwrap();
+        long.set_len(MAX_SCRIPT_STATE_BYTES as u64 + 1).unwrap();
+        fs::write(&path, model(&[1.0]).to_safetensors()).unwrap();
+        refused("is too long");
+    }
+
+    #[test]
+    fn a_manifest_that_lies_is_refused() {
+        type Change = fn(&mut CheckpointManifest);
+        let changes: [Change; 6] = [
+            |manifest| manifest.iteration += 1,
+            |manifest| manifest.opt_root = Digest([1; 32]),
+            |manifest| manifest.trace.push(Digest([1; 32])),
+            |manifest| manifest.trace.clear(),
+            |manifest| manifest.node = crate::types::NodeKey([1; 32]),
+            |manifest| {
+                manifest.state_root = Digest([1; 32]);
+                manifest.trace = vec![Digest([9; 32]), Digest([1; 32])];
+            },
+        ];
+        for change in changes {
+            let host = Host::new();
+            let forged = host.forged(change);
+            let error = load(&*host.store.files, &forged, NOW).unwrap_err();
+            assert!(matches!(error, checkpoint::Error::Contradiction(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_old_a_future_and_an_unsigned_checkpoint_are_refused() {
+        let host = Host::new();
+        let kept = keep(&host.context, &host.written()).unwrap();
+        let at = |now| load(&*host.store.files, &kept.root, now);
+        assert!(at(NOW + CHECKPOINT_MAX_AGE).is_ok());
+        let late = NOW + CHECKPOINT_MAX_AGE + std::time::Duration::from_millis(1);
+        assert!(matches!(at(late), Err(checkpoint::Error::Age { .. })));
+        assert!(matches!(at(Time(1)), Err(checkpoint::Error::Age { .. })));
+
+        let mut signed: Signed = load(&*host.store.files, &kept.root, NOW).unwrap().signed;
+        signed.signature.0[0] ^= 1;
+        let unsigned = host.with_manifest(&kept, &codec::encode(&signed));
+        assert!(matches!(load(&*host.store.files, &unsigned, NOW), Err(checkpoint::Error::Manifest(_))));
+        assert!(matches!(load(&*host.store.files, &kept.state, NOW), Err(checkpoint::Error::Entry(_))));
+    }
+
+    #[test]
+    fn a_full_trace_is_refused() {
+        let host = Host::new();
+        let request = KeepRequest { trace: vec![Digest([0; 32]); checkpoint::MAX_TRACE], ..host.written() };
+        assert!(matches!(keep(&host.context, &request), Err(Error::TraceFull)));
+    }
 }

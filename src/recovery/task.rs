@@ -53,7 +53,7 @@ struct Entry {
     round: Round,
     step: Step,
     round_end: bool,
-    kept: Kept,
+    kept: Box<Kept>,
     acknowledged: bool,
 }
 
@@ -145,7 +145,7 @@ impl Task {
         &mut self,
         id: TaskId,
         answer: u64,
-        result: Result<Kept, edge::Error>,
+        result: Result<Box<Kept>, edge::Error>,
         context: &mut Context,
         now: Time,
     ) {
@@ -192,7 +192,7 @@ impl Task {
             task,
             generation,
             reference: CheckpointRef { cid: asking.root, round, step },
-            kept: Box::new(entry.kept.clone()),
+            kept: entry.kept.clone(),
             holder: asking.peer,
             round_end,
         });
@@ -236,7 +236,7 @@ impl Task {
         let of_round = self.entries.iter().filter(|entry| entry.round == round);
         let boundary = |entry: &Entry| {
             let index = u32::try_from(entry.kept.trace.len() - 1).ok()?;
-            let Kept { state_root, root, .. } = entry.kept;
+            let Kept { state_root, root, .. } = *entry.kept;
             Some(Boundary { index, step: entry.step, state_root, checkpoint: root })
         };
         of_round.filter_map(boundary).collect()

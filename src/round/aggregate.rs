@@ -303,3 +303,188 @@ fn in_parallel<T: Send>(items: &mut [T], threads: usize, blocks: usize, work: im
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::{
+        tensor::{
+            root,
+            testing::{add, model},
+            update::encode_difference,
+        },
+        types::{Digest, UpdateCodec},
+    };
+
+    /// What `scripts/reference/aggregate.py` computed, sharing no code with this.
+    #[derive(Deserialize)]
+    struct Vectors {
+        shapes: BTreeMap<String, Vec<usize>>,
+        vectors: Vec<Vector>,
+    }
+
+    #[derive(Deserialize)]
+    struct Vector {
+        case: String,
+        codec: UpdateCodec,
+        momentum: bool,
+        learning_rate_micros: u32,
+        momentum_micros: u32,
+        base_root: Digest,
+        updates: Vec<VectorUpdate>,
+        model_b: String,
+        momentum_b: String,
+        model_root: Digest,
+        momentum_root: Digest,
+    }
+
+    #[derive(Deserialize)]
+    struct VectorUpdate {
+        slot: Slot,
+        samples: u64,
+        length: usize,
+        sha256: Digest,
+    }
+
+    /// The tensors of a label, each value as the reference derives it.
+    #[expect(clippy::cast_possible_truncation, reason = "the reference rounds to f32 too")]
+    fn derive(shapes: &BTreeMap<String, Vec<usize>>, label: &str, exponent: i32) -> Tensors {
+        let mut tensors = Tensors::default();
+        for (name, shape) in shapes {
+            let value = |i: usize| {
+                let hash = Digest::of(format!("{label}/{name}:{i}").as_bytes());
+                let word = i32::from_le_bytes(hash.0[..4].try_into().unwrap());
+                (f64::from(word) * 2_f64.powi(exponent - 31)) as f32
+            };
+            let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+            add(&mut tensors, name, shape, &values);
+        }
+        tensors
+    }
+
+    fn minus(from: &Tensors, step: &Tensors) -> Tensors {
+        let mut out = Tensors::default();
+        for ((name, from), (_, step)) in from.iter().zip(step.iter()) {
+            let values: Vec<f32> = floats(&from.data).zip(floats(&step.data)).map(|(from, step)| from - step).collect();
+            add(&mut out, name, &from.spec.shape, &values);
+        }
+        out
+    }
+
+    fn contribution(slot: Slot, samples: u64, encoded: Vec<u8>) -> Contribution {
+        let update = Update::parse(encoded.into()).unwrap();
+        update.check_values().unwrap();
+        Contribution { slot, samples, update }
+    }
+
+    #[test]
+    fn one_to_five_updates_give_the_bytes_of_the_independent_reference() {
+        let Vectors { shapes, vectors } =
+            serde_json::from_str(include_str!("../../protocols/vectors/aggregate.json")).unwrap();
+        assert_eq!(vectors.len(), 10);
+        for vector in &vectors {
+            let case = &vector.case;
+            let base = derive(&shapes, &format!("{case}/theta"), 0);
+            assert_eq!(root::of_tensors(&base), vector.base_root, "{case}");
+            let momentum = vector.momentum.then(|| derive(&shapes, &format!("{case}/velocity"), -6));
+            let update = |update: &VectorUpdate| {
+                let exponent = i32::try_from(update.slot).unwrap() - 5;
+                let step = derive(&shapes, &format!("{case}/step/{}", update.slot), exponent);
+                let trained = if update.slot == 4 { base.clone() } else { minus(&base, &step) };
+                let encoded = encode_difference(&base, &trained, vector.codec).unwrap();
+                assert_eq!(encoded.len(), update.length, "{case}");
+                assert_eq!(Digest::of(&encoded), update.sha256, "{case}, slot {}", update.slot);
+                contribution(update.slot, update.samples, encoded)
+            };
+            let contributions: Vec<_> = vector.updates.iter().map(update).collect();
+            let outer = OuterStep {
+                learning_rate_micros: vector.learning_rate_micros,
+                momentum_micros: vector.momentum_micros,
+            };
+            let next = norm_clipped_mean(&base, momentum.as_ref(), &contributions, outer).unwrap();
+            assert_eq!(hex::encode(&next.model.get("b").unwrap().data), vector.model_b, "{case}");
+            assert_eq!(hex::encode(&next.momentum.get("b").unwrap().data), vector.momentum_b, "{case}");
+            assert_eq!(root::of_tensors(&next.model), vector.model_root, "{case}");
+            assert_eq!(root::of_tensors(&next.momentum), vector.momentum_root, "{case}");
+        }
+    }
+
+    /// An update that leads from a model of `values` to one of zeros: Δ is `values`.
+    fn moves(slot: Slot, samples: u64, values: &[f32], codec: UpdateCodec) -> Contribution {
+        let zeros = model(&vec![0.0; values.len()]);
+        contribution(slot, samples, encode_difference(&model(values), &zeros, codec).unwrap())
+    }
+
+    fn next(contributions: &[Contribution], elements: usize, threads: usize) -> Result<Next, Error> {
+        on_threads(&model(&vec![0.0; elements]), None, contributions, OuterStep::default(), threads)
+    }
+
+    #[test]
+    fn the_mean_of_three_is_a_third_of_their_sum() {
+        let outer = OuterStep { learning_rate_micros: 1_000_000, momentum_micros: 0 };
+        let updates = [[3.0, 0.0], [0.0, 3.0], [-3.0, 0.0]];
+        let updates: Vec<_> =
+            (0..).zip(&updates).map(|(slot, values)| moves(slot, 1, values, UpdateCodec::F32)).collect();
+        let next = norm_clipped_mean(&model(&[10.0, 10.0]), None, &updates, outer).unwrap();
+        let values: Vec<f32> = floats(&next.model.get("w").unwrap().data).collect();
+        assert_eq!(values, [10.0, 9.0]);
+    }
+
+    #[test]
+    fn a_huge_update_is_clipped_to_the_lower_median_norm() {
+        assert_eq!(factors(&[1.0, 100.0, 2.0, 4.0], &[1.0, 1.0, 1.0, 10.0]), [1.0, 0.02, 1.0, 5.0]);
+        assert_eq!(factors(&[0.0, 1.0], &[1.0, 1.0]), [1.0, 0.0]);
+    }
+
+    #[test]
+    fn nothing_to_combine_is_an_error_with_a_name() {
+        let update = |slot, samples| moves(slot, samples, &[1.0], UpdateCodec::F32);
+        assert!(matches!(next(&[], 1, 1), Err(Error::Empty)));
+        assert!(matches!(next(&[update(1, 1), update(1, 2)], 1, 1), Err(Error::Duplicate(1))));
+        assert!(matches!(next(&[update(1, 0)], 1, 1), Err(Error::NoWeight)));
+        assert!(matches!(next(&[update(1, 1)], 2, 1), Err(Error::Update(1))));
+        let outer = OuterStep { learning_rate_micros: 4_000_000, momentum_micros: 0 };
+        let huge = [moves(0, 1, &[f32::MAX], UpdateCodec::F32)];
+        assert!(matches!(norm_clipped_mean(&model(&[0.0]), None, &huge, outer), Err(Error::NotFinite)));
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bytes() {
+        let elements = 2 * BLOCKS_A_THREAD * BLOCK + 77;
+        let values = |seed: u32| -> Vec<f32> {
+            let mut word = seed + 1;
+            let mut value = || {
+                word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f32::from_bits(0x3f80_0000 | word >> 9) - 1.5
+            };
+            (0..elements).map(|_| value()).collect()
+        };
+        let updates: Vec<_> = (0..3).map(|slot| moves(slot, 5, &values(slot), UpdateCodec::F32)).collect();
+        let alone = next(&updates, elements, 1).unwrap();
+        for threads in [2, 3] {
+            assert!(next(&updates, elements, threads).unwrap() == alone, "{threads} threads");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_arrival_gives_the_same_bytes(
+            updates in prop::collection::vec((1_u64..1000, prop::collection::vec(-1e3_f32..1e3, 40)), 1..6),
+            order in any::<u64>(),
+            codec in prop::sample::select(vec![UpdateCodec::F32, UpdateCodec::I8B256]),
+        ) {
+            let mut updates: Vec<_> =
+                (0..).zip(&updates).map(|(slot, (samples, values))| moves(slot, *samples, values, codec)).collect();
+            let first = next(&updates, 40, 1).unwrap();
+            updates.sort_by_key(|update| {
+                Digest::of_parts("order", &[&order.to_be_bytes(), &update.slot.to_be_bytes()])
+            });
+            prop_assert_eq!(next(&updates, 40, 4).unwrap(), first);
+        }
+    }
+}

@@ -234,3 +234,73 @@ fn read_updates(files: &dyn Files, request: &AggregateRequest, base: &Tensors) -
     };
     request.updates.iter().map(read).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::testing::{Store, model};
+
+    fn store_model(store: &Store, values: &[f32]) -> ContentId {
+        store.files.import_bytes(&model(values).to_safetensors()).unwrap()
+    }
+
+    fn packaged(store: &Store, base: ContentId, slot: Slot, values: &[f32]) -> Update {
+        let request = PackageRequest { base_model: base, trained: store_model(store, values), codec: UpdateCodec::F32 };
+        let package = package(&*store.files, &request).unwrap();
+        Update { slot, cid: package.update_cid, digest: package.update_digest, samples: 10 }
+    }
+
+    fn request(base: ContentId, updates: Vec<Update>) -> AggregateRequest {
+        AggregateRequest {
+            base_model: base,
+            momentum: None,
+            updates,
+            outer: OuterStep { learning_rate_micros: 1_000_000, momentum_micros: 0 },
+            codec: UpdateCodec::F32,
+            rule: AggregationRule::NormClippedMean,
+        }
+    }
+
+    #[test]
+    fn packaged_updates_combine_to_the_mean_of_the_trained_models() {
+        let store = Store::new();
+        let base = store_model(&store, &[1.0, 1.0]);
+        let updates = vec![packaged(&store, base, 1, &[1.0, 0.0]), packaged(&store, base, 0, &[0.0, 1.0])];
+        let made = aggregate(&*store.files, &request(base, updates)).unwrap();
+        assert_eq!(made.model_cid, store_model(&store, &[0.5, 0.5]));
+        assert_eq!(made.params_root, root::of_tensors(&model(&[0.5, 0.5])));
+        assert_eq!(made.momentum_cid, store_model(&store, &[0.5, 0.5]));
+        assert_eq!(made.momentum_root, made.params_root);
+    }
+
+    #[test]
+    fn a_wrong_update_is_blamed_on_its_slot_and_a_missing_one_on_nobody() {
+        let store = Store::new();
+        let base = store_model(&store, &[1.0, 1.0]);
+        let good = packaged(&store, base, 0, &[0.0, 1.0]);
+        let blamed = |update| aggregate(&*store.files, &request(base, vec![good, update])).unwrap_err().slot();
+        assert_eq!(blamed(Update { slot: 1, digest: Digest([1; 32]), ..good }), Some(1));
+        let garbage = store.files.import_bytes(&[7; 40]).unwrap();
+        assert_eq!(blamed(Update { slot: 1, cid: garbage, digest: Digest::of(&[7; 40]), samples: 1 }), Some(1));
+        let nowhere = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku".parse().unwrap();
+        assert_eq!(blamed(Update { slot: 1, cid: nowhere, ..good }), None);
+    }
+
+    #[test]
+    fn too_much_is_refused_before_it_is_read() {
+        let store = Store::new();
+        let base = store_model(&store, &[1.0]);
+        let update = packaged(&store, base, 0, &[0.0]);
+        let many = vec![update; MAX_UPDATES + 1];
+        assert!(matches!(aggregate(&*store.files, &request(base, many)), Err(Error::TooMuch { .. })));
+    }
+
+    #[test]
+    fn an_answer_comes_also_when_there_is_nothing_to_read() {
+        let (store, empty) = (Store::new(), Store::new());
+        let base = store_model(&store, &[1.0]);
+        let request = PackageRequest { base_model: base, trained: base, codec: UpdateCodec::F32 };
+        let answer = perform(&*empty.files, &Request::Package { id: 3, request });
+        assert!(matches!(answer, Answer::Packaged { id: 3, result: Err(Error::Io(_)) }));
+    }
+}

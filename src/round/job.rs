@@ -15,7 +15,7 @@ use crate::{
     types::{AppliedSlot, ContentId, Digest, NodeKey, Quorum, Round, RoundOutcome, RoundVote, Signed, Slot, Time},
 };
 
-/// The least wait after two thirds of the updates came (rounds.md), and the least hard limit.
+/// The least wait after two thirds of the updates came, and the least hard limit (rounds.md).
 const MIN_GRACE: Duration = Duration::from_secs(2);
 /// The hard limit in medians of the previous round's durations (rounds.md).
 const LIMIT_MEDIANS: u32 = 3;
@@ -193,17 +193,14 @@ impl Following {
     }
 
     /// Takes a proposal to be recomputed, if it can be one.
-    pub(super) fn propose(&mut self, from: NodeKey, digest: Digest, outcome: RoundOutcome, now: Time) {
+    pub(super) fn propose(&mut self, from: NodeKey, digest: Digest, outcome: RoundOutcome) {
         let sets = self.proposed_sets.entry(from).or_default();
         if sets.len() >= MAX_SETS_PER_NODE && !sets.contains(&outcome.applied) {
             return;
         }
         sets.insert(outcome.applied.clone());
         let sorted = outcome.applied.is_sorted_by(|left, right| left.slot < right.slot);
-        if sorted
-            && self.may_close_with(outcome.applied.len(), now)
-            && self.skipped(&outcome.applied) == outcome.skipped
-        {
+        if sorted && self.may_close_with(outcome.applied.len()) && self.skipped(&outcome.applied) == outcome.skipped {
             self.proposals.insert(from, (digest, outcome.applied));
         }
     }
@@ -299,11 +296,9 @@ impl Following {
         3 * slots >= 2 * self.opened.slots.len()
     }
 
-    /// True if a round may close with that many updates at this time.
-    fn may_close_with(&self, updates: usize, now: Time) -> bool {
-        let limit_over = now >= self.limit_at() && updates >= 2;
-        updates == self.opened.slots.len()
-            || self.opened.quorum == Quorum::TwoThirds && (self.is_two_thirds(updates) || limit_over)
+    /// True if a round may close with that many updates. The ledger takes no fewer, whatever the time.
+    fn may_close_with(&self, updates: usize) -> bool {
+        updates == self.opened.slots.len() || self.opened.quorum == Quorum::TwoThirds && self.is_two_thirds(updates)
     }
 
     fn limit_at(&self) -> Time {
@@ -382,26 +377,16 @@ impl Following {
         }
     }
 
-    /// True once the grace or the hard limit is over. Fewer than two updates at the hard limit: the same round runs again.
+    /// True once two thirds are here and their grace or the hard limit is over. With fewer the round stays open: who makes
+    /// no progress loses its lease within `round_limit`, and another node brings the update.
     fn is_time(&mut self, usable: usize, now: Time, wake: &mut Wake) -> bool {
-        if self.is_two_thirds(usable) {
-            let grace = self.median().map_or(MIN_GRACE, |median| (median / 4).max(MIN_GRACE));
-            let quorum_at = *self.quorum_at.get_or_insert(now);
-            if wake.is_due(quorum_at + grace, now) {
-                return true;
-            }
-        } else {
+        if !self.is_two_thirds(usable) {
             self.quorum_at = None;
-        }
-        if !wake.is_due(self.limit_at(), now) {
             return false;
         }
-        if usable >= 2 {
-            return true;
-        }
-        self.started_at = now;
-        wake.is_due(self.limit_at(), now);
-        false
+        let grace = self.median().map_or(MIN_GRACE, |median| (median / 4).max(MIN_GRACE));
+        let quorum_at = *self.quorum_at.get_or_insert(now);
+        wake.is_due((quorum_at + grace).min(self.limit_at()), now)
     }
 
     /// Makes attempts of the sets that are worth combining: proposals, and the own choice when it is this node's turn. Who

@@ -339,7 +339,7 @@ impl State {
         }
         self.with(&outcome.job.clone(), now, |open| {
             if open.round() == outcome.round && open.is_candidate(&from) {
-                open.propose(from, digest, outcome, now);
+                open.propose(from, digest, outcome);
                 open.vote(digest, from, vote);
             }
         });

@@ -284,7 +284,8 @@ impl Hold {
         format!("hold {} {}", self.size, self.peer)
     }
 
-    fn from_pin(root: ContentId, reason: &str) -> Option<Self> {
+    /// What a pin is a hold of; `None` for a pin for any other reason.
+    pub fn from_pin(root: ContentId, reason: &str) -> Option<Self> {
         let (size, peer) = reason.strip_prefix("hold ")?.split_once(' ')?;
         Some(Self { root, peer: peer.parse().ok()?, size: size.parse().ok()? })
     }

@@ -284,6 +284,10 @@ impl BlockStore {
             index.fresh_bytes = 0;
             std::mem::take(&mut index.fresh)
         };
+        // Whoever took them has synced them: it held the lock above.
+        if batch.is_empty() {
+            return Ok(());
+        }
         let (synced, failed) = self.sync_files(&batch);
         for key in &synced {
             let (from, to) = (self.fresh_path(key), self.placed_path(key));

@@ -182,7 +182,10 @@ mod tests {
         let path = directory.path();
         fs::create_dir(path.join("bundle")).unwrap();
         fs::write(path.join("bundle/atlas.toml"), "name = 'ridge'").unwrap();
-        fs::write(path.join("model.safetensors"), "weights").unwrap();
+        // A safetensors file with one tensor of one number.
+        let header = br#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let model = [&(header.len() as u64).to_le_bytes(), &header[..], &1_f32.to_le_bytes()].concat();
+        fs::write(path.join("model.safetensors"), model).unwrap();
         let table: String = (0..20).map(|record| format!("{record},{}\n", record * 2)).collect();
         fs::write(path.join("table.csv"), format!("x,y\n{table}")).unwrap();
         let store = blocks::BlockStore::open(&path.join("blocks"), blocks::Quota { bytes: 1 << 30 }).unwrap();

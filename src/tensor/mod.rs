@@ -10,6 +10,8 @@ mod format;
 mod guard;
 pub mod merkle;
 pub mod root;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod update;
 
 pub use content::Content;

@@ -1,4 +1,4 @@
-//! Stories of the outbox: what is sent, lost, sent again and told once.
+//! The outbox, told as stories and played at random.
 
 use super::*;
 use crate::types::JobId;

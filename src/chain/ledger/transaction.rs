@@ -57,6 +57,9 @@ pub(super) fn apply(state: &mut State, bytes: &[u8]) -> TransactionResult {
 fn open(state: &State, bytes: &[u8]) -> Result<(Context, Message), Refusal> {
     let signed: Signed =
         codec::decode(bytes, MAX_TRANSACTION).map_err(|error| Refusal::malformed(format!("transaction: {error}")))?;
+    // The signature covers the body and not the envelope: without this, anybody could write the envelope in another way and
+    // so give a transaction another hash, and with it another lease and other assignments.
+    ensure(codec::encode(&signed) == bytes, || Refusal::malformed("transaction: its envelope is not canonical CBOR"))?;
     let transaction: Transaction = signed.open().map_err(|error| Refusal::unopened("transaction", &error))?;
     let chain_id = &state.genesis().chain_id;
     ensure(transaction.chain_id == *chain_id, || {
@@ -107,5 +110,45 @@ fn perform(state: &mut State, context: &Context, message: &Message) -> Result<Ve
             let report = models::Answers { answered: *answered, failed: *failed, round: *round };
             models::report_inference(state, context, job_id, &report)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        chain::{ledger::Genesis, wire::Code},
+        identity::Keypair,
+        types::{NodeKey, Resources, Time},
+    };
+
+    #[test]
+    fn an_envelope_that_somebody_wrote_in_another_way_is_refused() {
+        let host = Keypair::from_secret(&[1; 32]);
+        let genesis = Genesis {
+            chain_id: "test".into(),
+            parameters: crate::chain::ledger::Parameters::default(),
+            accounts: BTreeMap::new(),
+            time: Time::from_millis(1),
+            validator: NodeKey([0; 32]),
+        };
+        let mut ledger = crate::chain::ledger::Ledger::new(genesis).unwrap();
+        let message = Message::RegisterNode {
+            node_id: "one".into(),
+            address: None,
+            resources: Resources::default(),
+            listen: Vec::new(),
+            attributes: BTreeMap::new(),
+        };
+        let transaction = Transaction { chain_id: "test".into(), nonce: 0, message };
+        let canonical = codec::encode(&host.seal(&transaction));
+        // A map of three pairs, as a head of one byte and as a head of two: the same value, another hash.
+        assert_eq!(canonical[0], 0xa3);
+        let another = [&[0xb8, 0x03], &canonical[1..]].concat();
+        let result = ledger.apply_block(Time::from_millis(2), &[another.clone(), canonical]);
+        assert_eq!(ledger.check(&another).code, Code::Malformed as u32);
+        assert_eq!((result.results[0].code, result.results[1].code), (Code::Malformed as u32, Code::Ok as u32));
     }
 }

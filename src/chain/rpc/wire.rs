@@ -1,13 +1,8 @@
 //! Messages, in CBOR. The JSON inside is nobody's business here.
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    codec,
-    protocol::{DecodeError, Message},
-    types::LedgerId,
-};
+use crate::{protocol::cbor_message, types::LedgerId};
 
 /// The longest JSON-RPC request in bytes: a transaction of 512 KiB in base64 (the server's own limit).
 pub const MAX_BODY: usize = 1024 * 1024;
@@ -38,35 +33,18 @@ pub enum Response {
     },
 }
 
-impl Message for Request {
-    const LIMIT: usize = MAX_REQUEST;
+cbor_message!(Request, MAX_REQUEST);
 
-    fn encode(self) -> Vec<Bytes> {
-        vec![codec::encode(&self).into()]
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        Ok(codec::decode(&bytes, Self::LIMIT)?)
-    }
-}
-
-impl Message for Response {
-    const LIMIT: usize = MAX_RESPONSE;
-
-    fn encode(self) -> Vec<Bytes> {
-        vec![codec::encode(&self).into()]
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        Ok(codec::decode(&bytes, Self::LIMIT)?)
-    }
-}
+cbor_message!(Response, MAX_RESPONSE);
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use bytes::Bytes;
+
     use super::*;
+    use crate::protocol::Message;
 
     fn round_trip<M: Message + Clone + PartialEq>(message: &M) -> bool {
         M::decode(Bytes::from(message.clone().encode().concat())).is_ok_and(|read| read == *message)

@@ -26,7 +26,7 @@ use crate::{
         edge::{Shared, Signal, Supervisor},
         environment::{self, Surroundings},
         process::{self, Launch, LaunchError, Script},
-        work_dir::{self, WorkDir},
+        work_dir::WorkDir,
     },
     types::Digest,
 };
@@ -205,7 +205,7 @@ async fn run<F: Future<Output = ()>>(
     let mut script = Script::start(&shared, &launch)?;
     let client = Client::new(socket, &spec)?;
     let message = watch(&mut script, client, stopped, ready).await;
-    tokio::task::spawn_blocking(move || work_dir::remove(&directory));
+    tokio::task::spawn_blocking(move || shared.root.clear(&directory));
     Ok(message)
 }
 

@@ -69,7 +69,7 @@ pub enum Input {
         /// Whom.
         peer: Option<PeerId>,
         /// Which model.
-        target: Target,
+        target: Box<Target>,
         /// JSON, at most [`super::MAX_INPUT`] bytes.
         input: Vec<u8>,
     },
@@ -101,7 +101,7 @@ pub enum Event {
         /// Who; `None` for this node.
         peer: Option<PeerId>,
         /// Which model.
-        target: Target,
+        target: Box<Target>,
     },
     /// What became of an [`Input::Infer`].
     Answered {
@@ -222,7 +222,7 @@ impl State {
         let ticket = self.take_number();
         let until = now + ANSWER_LIMIT;
         self.questions.insert(ticket, Question { asker, input, until, worker: None });
-        self.event(Event::Asked { ticket, peer, target });
+        self.event(Event::Asked { ticket, peer, target: Box::new(target) });
     }
 
     fn serve(&mut self, ticket: u64, spec: WorkerSpec, now: Time) {
@@ -317,8 +317,9 @@ impl State {
 
     fn finish(&mut self, ticket: u64, result: Result<Answer, String>) {
         if let Some(question) = self.questions.remove(&ticket) {
-            self.event(Event::Served { ticket, answered: result.is_ok() });
+            let answered = result.is_ok();
             self.answer(question.asker, result);
+            self.event(Event::Served { ticket, answered });
         }
     }
 
@@ -354,7 +355,7 @@ impl protocol::State for State {
 
     fn handle(&mut self, input: Input, now: Time) {
         match input {
-            Input::Infer { id, peer, target, input } => self.infer(id, peer, target, input, now),
+            Input::Infer { id, peer, target, input } => self.infer(id, peer, *target, input, now),
             Input::Serve { ticket, worker } => self.serve(ticket, *worker, now),
             Input::Refuse { ticket, reason } => self.finish(ticket, Err(reason)),
             Input::Edge(answer) => self.on_edge(answer, now),
@@ -421,7 +422,7 @@ mod tests {
     }
 
     fn ask(state: &mut State, id: u64, number: u8, now: Time) -> u64 {
-        let target = Target::Model { bundle: content(0), model: content(number) };
+        let target = Box::new(Target::Model { bundle: content(0), model: content(number) });
         state.handle(Input::Infer { id, peer: None, target, input: b"{}".to_vec() }, now);
         match state.poll_action() {
             Some(Action::Event(Event::Asked { ticket, .. })) => {
@@ -463,7 +464,8 @@ mod tests {
         let ticket = ask(&mut state, 1, 1, NOW);
         let worker = started(&mut state);
         let answered = infer_all(&mut state, worker, ticket, NOW);
-        let [Event::Answered { id: 1, result: Ok(answer) }] = answered.as_slice() else {
+        let [Event::Answered { id: 1, result: Ok(answer) }, Event::Served { answered: true, .. }] = answered.as_slice()
+        else {
             panic!("{answered:?}");
         };
         assert_eq!((answer.result.as_slice(), answer.model_id.as_str()), (b"7".as_slice(), "model-1"));
@@ -477,7 +479,10 @@ mod tests {
         let ticket = ask(&mut state, 1, 1, NOW);
         let first = started(&mut state);
         ask(&mut state, 2, 2, NOW);
-        assert!(matches!(events(&mut state).as_slice(), [Event::Answered { id: 2, result: Err(_) }]));
+        assert!(matches!(
+            events(&mut state).as_slice(),
+            [Event::Answered { id: 2, result: Err(_) }, Event::Served { answered: false, .. }]
+        ));
         infer_all(&mut state, first, ticket, NOW);
         ask(&mut state, 3, 2, NOW);
         assert!(

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     codec,
     executor::MAX_REASON,
-    protocol::{DecodeError, Message},
+    protocol::{DecodeError, Message, cbor_message},
     types::{ContentId, JobId, LedgerId},
 };
 
@@ -104,17 +104,7 @@ impl Message for Request {
     }
 }
 
-impl Message for Response {
-    const LIMIT: usize = MAX_RESULT + OVERHEAD;
-
-    fn encode(self) -> Vec<Bytes> {
-        vec![codec::encode(&self).into()]
-    }
-
-    fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
-        Ok(codec::decode(&bytes, Self::LIMIT)?)
-    }
-}
+cbor_message!(Response, MAX_RESULT + OVERHEAD);
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,8 @@ use landlock::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+    CapabilitySet, CapabilitySets, disable_transparent_huge_pages, remove_capability_from_bounding_set,
+    set_capabilities, set_no_new_privs,
 };
 
 use super::{Error, Limits, Spec};
@@ -41,6 +42,8 @@ pub(super) fn run(spec: &Spec) -> Result<u8, Error> {
     // Both are best effort: `protections` says what a host lacks.
     let _ = set_no_new_privs(true);
     let _ = restrict_files(spec);
+    // The node does without large pages, and its children inherit that; arrays of scripts gain from them.
+    let _ = disable_transparent_huge_pages(false);
     become_script(spec).map(|never| match never {})
 }
 

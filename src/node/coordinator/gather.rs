@@ -53,6 +53,13 @@ pub(super) struct Gathers {
     fetches: BTreeMap<u64, (u64, Purpose)>,
 }
 
+impl Gathers {
+    /// Gathers and fetches under way.
+    pub(super) fn len(&self) -> usize {
+        self.open.len() + self.fetches.len()
+    }
+}
+
 impl Coordinator {
     /// Fetches `wanted` from `providers` (and whoever else has it), then goes on with `next`. Content that is here
     /// already costs one look at the store.

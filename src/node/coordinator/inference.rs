@@ -1,6 +1,6 @@
 //! Inference: questions of people to models, and questions of anybody to this node's workers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use libp2p::PeerId;
 
@@ -13,13 +13,16 @@ use crate::{
     chain::wire::Message,
     executor::inference::{Answer, Event, Input, Target, WorkerSpec},
     identity,
-    types::{JobId, LedgerId, NodeKey, Round},
+    types::{ContentId, JobId, LedgerId, NodeKey, Round},
 };
 
 /// A node with this many active tasks is not asked (origin: "fewer than 10 active tasks").
 const MAX_ACTIVE_TASKS: u32 = 10;
 /// Questions on their way through the fetching of their content; a further one is refused as busy.
 const MAX_PREPARING: usize = 256;
+
+/// Bundles with models that are known to be here; when there are more, all are looked for again.
+const MAX_HERE: usize = 64;
 
 /// What this node asks and answers.
 #[derive(Debug, Default)]
@@ -30,6 +33,9 @@ pub(super) struct Inference {
     tickets: BTreeMap<u64, (LedgerId, JobId, Round)>,
     /// Answered and failed since the last report, by job.
     tally: BTreeMap<(LedgerId, JobId, Round), (u64, u64)>,
+    /// Bundles with models that were fetched for a worker: the next question about them is not kept waiting for a walk
+    /// over the store. A question that fails clears it, in case they were evicted meanwhile.
+    here: BTreeSet<(ContentId, ContentId)>,
 }
 
 /// A question whose content is being fetched.
@@ -37,6 +43,12 @@ pub(super) struct Inference {
 pub(super) struct ServeRequest {
     ticket: u64,
     worker: WorkerSpec,
+}
+
+impl ServeRequest {
+    fn content(&self) -> (ContentId, ContentId) {
+        (self.worker.bundle, self.worker.model)
+    }
 }
 
 impl Coordinator {
@@ -66,7 +78,7 @@ impl Coordinator {
         };
         self.inference.warm.insert(model_id.clone(), node);
         let id = self.wait_for(Pending::Infer { command, model_id, node, asked_at: self.now });
-        self.output(Output::Inference(Input::Infer { id, peer, target, input }));
+        self.output(Output::Inference(Input::Infer { id, peer, target: Box::new(target), input }));
     }
 
     /// What is asked, and what it is called.
@@ -152,8 +164,13 @@ impl Coordinator {
             providers.extend(self.providers(&ledger, &job));
             self.inference.tickets.insert(ticket, (ledger, job, round));
         }
-        let wanted = [(worker.bundle, Purpose::Content), (worker.model, Purpose::Content)];
-        self.gather(&wanted, &providers, Next::Serve(Box::new(ServeRequest { ticket, worker })));
+        let request = ServeRequest { ticket, worker };
+        if self.inference.here.contains(&request.content()) {
+            return self.start_serving(request);
+        }
+        let (bundle, model) = request.content();
+        let wanted = [(bundle, Purpose::Content), (model, Purpose::Content)];
+        self.gather(&wanted, &providers, Next::Serve(Box::new(request)));
     }
 
     /// Whether there is room for one more worker's resources.
@@ -217,6 +234,10 @@ impl Coordinator {
     }
 
     pub(super) fn start_serving(&mut self, request: ServeRequest) {
+        if self.inference.here.len() >= MAX_HERE {
+            self.inference.here.clear();
+        }
+        self.inference.here.insert(request.content());
         let worker = Box::new(request.worker);
         self.output(Output::Inference(Input::Serve { ticket: request.ticket, worker }));
     }
@@ -228,6 +249,9 @@ impl Coordinator {
 
     fn on_served(&mut self, ticket: u64, answered: bool) {
         self.counters.inference_answered += u64::from(answered);
+        if !answered {
+            self.inference.here.clear();
+        }
         let Some(about) = self.inference.tickets.remove(&ticket) else { return };
         let tally = self.inference.tally.entry(about).or_default();
         *if answered { &mut tally.0 } else { &mut tally.1 } += 1;

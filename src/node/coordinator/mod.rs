@@ -46,7 +46,7 @@ use self::{
 pub use self::{
     connectivity::MAX_REMEMBERED,
     on_peer::PeerEvent,
-    status::{Counters, Facts},
+    status::{Counters, Facts, Host},
 };
 use super::edges;
 use crate::{
@@ -121,6 +121,8 @@ pub enum Input {
         /// Its bytes.
         bytes: Vec<u8>,
     },
+    /// The host was looked at.
+    Host(Box<Host>),
     /// A ledger's client reports.
     Ledger {
         /// Which ledger.
@@ -336,6 +338,8 @@ pub struct Coordinator {
     receipts: BTreeMap<(TaskId, u32), on_proof::OwnReceipt>,
     stopping: Option<shutdown::Stopping>,
     last_tick: Time,
+    /// The host is being looked at: until then nothing is lent, and nothing said about it on a ledger.
+    awaiting_host: bool,
 }
 
 impl Coordinator {
@@ -383,6 +387,7 @@ impl Coordinator {
             receipts: BTreeMap::new(),
             stopping: None,
             last_tick: now,
+            awaiting_host: false,
             config,
         }
     }
@@ -394,6 +399,7 @@ impl Coordinator {
             Input::Command { id, command } => self.on_command(id, command),
             Input::Peer(event) => self.on_peer(event),
             Input::Gossip { topic, id, bytes } => self.on_gossip(&topic, id, &bytes),
+            Input::Host(host) => self.on_host(*host),
             Input::Ledger { ledger, event } => self.on_ledger(&ledger, event),
             Input::Executor(event) => self.on_executor(event),
             Input::Inference(event) => self.on_inference(event),

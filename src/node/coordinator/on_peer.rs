@@ -64,6 +64,8 @@ pub enum PeerEvent {
         /// In microseconds.
         micros: u64,
     },
+    /// The service that the operator opted in to says where this node stands.
+    Placed(network::Place),
     /// The routing table names providers.
     Providers {
         /// Of what.
@@ -113,6 +115,7 @@ impl Coordinator {
                     info.latency_micros = Some(micros);
                 }
             }
+            PeerEvent::Placed(place) => self.network.handle(network::Input::Placed(place), self.now),
             PeerEvent::Providers { root, peers } => {
                 for id in self.wanting.get(&root).cloned().unwrap_or_default() {
                     self.output(Output::Shard(shard::Input::AddProviders { id, providers: peers.clone() }));

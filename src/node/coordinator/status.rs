@@ -7,7 +7,8 @@ use crate::{
     api::{self, views::peer_text},
     executor::RunSpec,
     identity,
-    types::{ContentId, Digest, NodeKey, NodeStatus, Round, TaskId, Time},
+    resource::Manager,
+    types::{ContentId, Digest, NodeKey, NodeStatus, Resources, Round, TaskId, Time},
 };
 
 /// Script runs remembered for `runs`; the oldest goes first. A demo of 20 rounds and 4 tasks has 80.
@@ -34,6 +35,21 @@ pub struct Facts {
     pub ipfs_endpoint: String,
     /// This process carries the configured ledger.
     pub carries_ledger: bool,
+}
+
+/// What a look at the host brought. It takes longer than a start should.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// What keeps scripts away from the rest of the machine.
+    pub protections: Vec<api::Protection>,
+    /// The interpreter.
+    pub python: api::Python,
+    /// Anything an operator should change.
+    pub warnings: Vec<String>,
+    /// As in [`Facts`].
+    pub class_id: Digest,
+    /// What this node lends. Zero cores: it takes no work.
+    pub lends: Resources,
 }
 
 /// What this node counted since it started.
@@ -98,6 +114,49 @@ impl RunLog {
 }
 
 impl Coordinator {
+    /// Until [`super::Input::Host`] comes, this node lends nothing and registers nowhere; all else it does.
+    #[must_use]
+    pub fn awaiting_host(mut self) -> Self {
+        self.awaiting_host = true;
+        self.config.lends = Resources::default();
+        self.resources = Manager::new(Resources::default());
+        self
+    }
+
+    /// The host was looked at: from now on this node lends what it has.
+    pub(super) fn on_host(&mut self, host: Host) {
+        self.awaiting_host = false;
+        let facts = &mut self.config.facts;
+        (facts.protections, facts.python, facts.class_id) = (host.protections, host.python, host.class_id);
+        facts.warnings.extend(host.warnings);
+        self.config.lends = host.lends;
+        self.resources = Manager::new(host.lends);
+        // A ledger that is still empty is registered on by the clock (`register_on_new_ledgers`).
+        let known = self.ledgers.iter().filter(|(_, state)| state.connected && state.view.height > 0);
+        for ledger in known.map(|(ledger, _)| ledger.clone()).collect::<Vec<_>>() {
+            self.register_if_needed(&ledger);
+        }
+    }
+
+    /// How much of each kind is open, by name: bounded at any time, and gone once nothing is left to do.
+    pub fn open(&self) -> [(&'static str, usize); 8] {
+        [
+            ("answers", self.pending.len()),
+            ("gathers", self.gathers.len()),
+            ("wanted roots", self.wanting.len()),
+            ("works", self.works.len()),
+            ("submissions", self.submissions.len()),
+            ("pending tasks", self.seen_pending.len()),
+            ("refusals", self.refusals.len()),
+            ("subscriptions", self.subscribed.len()),
+        ]
+    }
+
+    /// What this node has read of a ledger.
+    pub fn view(&self, ledger: &str) -> Option<&super::view::View> {
+        self.ledgers.get(ledger).map(|state| &state.view)
+    }
+
     pub(super) fn health_reply(&self) -> api::Health {
         api::Health {
             status: "ok".into(),

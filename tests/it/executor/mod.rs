@@ -2,4 +2,5 @@
 
 mod digits;
 pub(crate) mod host;
+mod inference;
 mod sandbox;

@@ -1,0 +1,187 @@
+//! What travels between nodes and the ledger.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{
+    Plant,
+    chain::{GROUP_COMMIT, IDLE_BLOCK},
+    client::{Client, Step},
+    world::{Delivery, Happening, World},
+};
+use crate::{
+    chain::{
+        client::Event,
+        ledger::TransactionResult,
+        records::Changes,
+        wire::{Message, Transaction},
+    },
+    codec,
+    node::coordinator::Input,
+    types::{Digest, Signed, TaskStatus},
+};
+
+/// A ledger that does not answer is asked again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a node asks of the ledger.
+#[derive(Debug, Clone)]
+pub(super) enum Ask {
+    ReadNonce,
+    Submit { key: u64, bytes: Vec<u8> },
+}
+
+impl World {
+    /// Sends what a node's client wants to be sent.
+    pub(super) fn drain_client(&mut self, index: usize) {
+        let life = self.machines[index].life;
+        while let Some(step) = self.machines[index].node.as_mut().and_then(|node| node.client.poll()) {
+            let what = match step {
+                Step::ReadNonce => Ask::ReadNonce,
+                Step::Send { key, bytes } => Ask::Submit { key, bytes },
+            };
+            let copies = 1 + usize::from(self.loss.happens(self.scenario.network.duplicate_permille));
+            for _ in 0..copies {
+                let at = self.now + self.one_way();
+                let Some(node) = &mut self.machines[index].node else { return };
+                node.asked = node.asked.max(at);
+                let at = node.asked;
+                self.at(at, Happening::AtLedger { machine: index, life, what: what.clone() });
+            }
+        }
+    }
+
+    pub(super) fn with_client(
+        &mut self,
+        index: usize,
+        act: impl FnOnce(&mut Client, &mut super::client::Journal) -> Option<Event>,
+    ) {
+        let machine = &mut self.machines[index];
+        let Some(node) = &mut machine.node else { return };
+        if let Some(event) = act(&mut node.client, &mut machine.journal) {
+            self.ledger_event(index, event);
+        }
+        self.drain_client(index);
+    }
+
+    fn ledger_event(&mut self, index: usize, event: Event) {
+        let input = Input::Ledger { ledger: super::workload::CHAIN_ID.to_owned(), event };
+        self.with_node(index, |node, now, out| node.input(input, now, out));
+    }
+
+    /// A node's question arrives, if the ledger can be reached; it is repeated otherwise.
+    pub(super) fn at_ledger(&mut self, machine: usize, life: u64, what: Ask) {
+        if !self.reaches_ledger(machine) {
+            if self.machines[machine].life == life {
+                self.after(ASK_AGAIN, Happening::AtLedger { machine, life, what });
+            }
+            return;
+        }
+        match what {
+            Ask::ReadNonce => {
+                let nonce = self.chain.account(&self.machines[machine].keypair.node_key()).nonce;
+                let at = self.now + self.one_way();
+                self.at(at, Happening::Reaches { machine, life, what: Delivery::Nonce(nonce) });
+            }
+            Ask::Submit { key, bytes } => {
+                if self.plant == Some(Plant::NoClose) && is_close(&bytes) {
+                    return;
+                }
+                if self.chain.take(self.sender(machine, life, key), bytes) {
+                    self.after(GROUP_COMMIT, Happening::Block);
+                }
+            }
+        }
+    }
+
+    pub(super) fn make_block(&mut self) {
+        if self.chain.away_until > self.now {
+            return self.at(self.chain.away_until, Happening::Block);
+        }
+        let block = self.chain.make_block(self.now);
+        self.record.block(&block.result);
+        for ((sender, hash), result) in block.senders.into_iter().zip(block.result.results) {
+            tracing::debug!(
+                millis = self.millis(),
+                node = sender.node,
+                code = result.code,
+                log = result.log,
+                "transaction"
+            );
+            let what = Delivery::Result { key: sender.key, height: block.result.height, hash, result };
+            let at = self.now + self.one_way();
+            self.at(at, Happening::Reaches { machine: sender.node, life: sender.life, what });
+        }
+        self.read_block();
+        let mut pages = std::collections::BTreeMap::new();
+        for index in 0..self.machines.len() {
+            self.tell(index, &mut pages);
+        }
+    }
+
+    pub(super) fn on_ledger_second(&mut self) {
+        if self.chain.away_until <= self.now && self.chain.wants_block() {
+            self.make_block();
+        }
+        self.after(IDLE_BLOCK, Happening::LedgerSecond);
+    }
+
+    /// Sends a node the changes that it was not told, in order.
+    fn tell(&mut self, index: usize, pages: &mut std::collections::BTreeMap<u64, Rc<Changes>>) {
+        loop {
+            let reached = self.reaches_ledger(index);
+            let delay = self.one_way();
+            let (now, height) = (self.now, self.chain.height());
+            let Some(node) = &mut self.machines[index].node else { return };
+            if !reached || !node.connected || node.told.is_some_and(|(told, _)| told >= height) {
+                return;
+            }
+            let (told, last) = node.told.unwrap_or((0, now));
+            let page = Rc::clone(pages.entry(told).or_insert_with(|| Rc::new(self.chain.changes(told))));
+            let arrives = (now + delay).max(last);
+            node.told = Some((page.height, arrives));
+            self.reach(index, arrives, Delivery::Changes(page));
+        }
+    }
+
+    /// Once a second a node's client looks whether the ledger answers.
+    pub(super) fn on_node_second(&mut self, index: usize) {
+        let reached = self.reaches_ledger(index);
+        let Some(node) = &mut self.machines[index].node else { return };
+        let news = std::mem::replace(&mut node.connected, reached) != reached;
+        if news && reached {
+            node.client.on_connected();
+            self.ledger_event(index, Event::Connected { endpoint: "simulated".to_owned() });
+        } else if news {
+            self.ledger_event(index, Event::Disconnected { reason: "the ledger does not answer".to_owned() });
+        }
+        self.tell(index, &mut std::collections::BTreeMap::new());
+        self.reach(index, self.now + ASK_AGAIN, Delivery::LedgerSecond);
+    }
+
+    pub(super) fn on_result(&mut self, index: usize, key: u64, height: u64, hash: Digest, result: TransactionResult) {
+        if !self.reaches_ledger(index) {
+            let what = Delivery::Result { key, height, hash, result };
+            return self.reach(index, self.now + ASK_AGAIN, what);
+        }
+        self.with_client(index, |client, journal| client.on_result(journal, key, height, hash, result));
+    }
+
+    pub(super) fn on_changes(&mut self, index: usize, changes: Rc<Changes>) {
+        if !self.reaches_ledger(index) {
+            return self.reach(index, self.now + ASK_AGAIN, Delivery::Changes(changes));
+        }
+        let mut changes = Changes::clone(&changes);
+        if self.plant == Some(Plant::ForgedHolder) && index == 1 {
+            let me = self.machines[index].keypair.node_key();
+            let held = changes.tasks.iter_mut().filter(|task| task.status == TaskStatus::Assigned && task.id.slot == 0);
+            held.for_each(|task| task.holder = Some(me));
+        }
+        self.ledger_event(index, Event::Changes(Box::new(changes)));
+    }
+}
+
+fn is_close(bytes: &[u8]) -> bool {
+    let signed = codec::decode::<Signed>(bytes, bytes.len()).ok();
+    let transaction = signed.and_then(|signed| signed.open::<Transaction>().ok());
+    transaction.is_some_and(|transaction| matches!(transaction.message, Message::CloseRound { .. }))
+}

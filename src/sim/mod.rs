@@ -1,0 +1,57 @@
+//! A network in one process, under virtual time, from one seed.
+//!
+//! The decisions are the node's own: each simulated node is the very [`crate::node::coordinator`] and protocol states
+//! that run in production, talking in the bytes of the wire, on the real ledger state machine. What is simulated is
+//! what they stand on: time, network, disks, processes and the operator. A [`Scenario`] says how large the world is
+//! and what goes wrong in it; [`invariant`]s say what must hold nevertheless. One seed gives one run, to the byte.
+//!
+//! It never decides anything that a node decides, reads no clock and no entropy, and iterates over nothing unordered.
+//! What it can't show is what libp2p itself does: discovery, back-pressure, and the gossip mesh's shape.
+
+mod chain;
+mod chance;
+mod client;
+pub mod content;
+mod edges;
+mod fault;
+mod host;
+pub mod invariant;
+mod ledger_link;
+mod machine;
+mod network;
+mod node;
+mod record;
+mod report;
+pub mod scenario;
+mod scripts;
+mod striking;
+mod training;
+mod workload;
+mod world;
+
+#[cfg(test)]
+mod tests;
+
+pub use chance::Chance;
+pub use fault::{Fault, Kind, When, Who};
+pub use report::{Report, run};
+pub use scenario::Scenario;
+
+/// A bug that is put into every node of a world on purpose, to show that an invariant notices it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// A script does its last batch twice when it continues.
+    BatchTwice,
+    /// A store says that content is on the disk when it is not.
+    NoSync,
+    /// Answers of the disk are lost.
+    LostAnswers,
+    /// No round can be closed.
+    NoClose,
+    /// One node is told that it holds what another holds.
+    ForgedHolder,
+    /// One node combines updates to another model.
+    OtherModel,
+    /// The ledger loses money.
+    MoneyLost,
+}

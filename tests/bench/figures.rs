@@ -1,0 +1,81 @@
+//! First figures: what a simulation or a test can't tell, measured on real processes of the release build.
+//!
+//! Every figure is the least, the middle and the greatest of some runs, and stands beside the limit or the peer that it
+//! is compared with, measured in the same run: machines are noisy, so the ratio counts. `scripts/bench` calls this.
+#![expect(clippy::cast_precision_loss, reason = "figures for people: nobody reads the 53rd bit")]
+
+mod aggregation;
+mod dispatch;
+mod idle;
+mod mesh;
+mod node;
+mod raw;
+mod report;
+mod shard;
+mod start;
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use report::Report;
+
+/// As in the node, or the comparison would be with another allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The figures there are, in the order in which they are measured.
+const ALL: [&str; 5] = ["start", "idle", "dispatch", "aggregation", "shard"];
+
+/// Measures the node and prints its figures.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Which; all if none is named.
+    #[arg(value_parser = ALL)]
+    figures: Vec<String>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Runs of each figure; those that take long make fewer, and say how many.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
+    /// The Python interpreter of the nodes; it has numpy.
+    #[arg(long, env = "PYTHON", default_value = "python3")]
+    python: PathBuf,
+    /// Bytes of the shard that is moved, in MiB.
+    #[arg(long, default_value_t = 1024)]
+    shard_mib: u32,
+    /// Cargo says this to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // The two ends of the raw stream are processes of their own, as nodes are.
+    match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [raw::SERVE, bytes] => runtime.block_on(raw::serve(bytes.parse()?)),
+        [raw::FETCH, address] => runtime.block_on(raw::fetch(address.parse()?)),
+        _ => runtime.block_on(measure(&Arguments::parse())),
+    }
+}
+
+async fn measure(arguments: &Arguments) -> Result<()> {
+    let wanted = |name: &&&str| arguments.figures.is_empty() || arguments.figures.iter().any(|figure| figure == **name);
+    let mut report = Report::new(arguments.json);
+    for name in ALL.iter().filter(wanted) {
+        report.begin(name);
+        let measured = match *name {
+            "start" => start::measure(arguments, &mut report).await,
+            "idle" => idle::measure(arguments, &mut report).await,
+            "dispatch" => dispatch::measure(arguments, &mut report).await,
+            "aggregation" => aggregation::measure(arguments, &mut report),
+            "shard" => shard::measure(arguments, &mut report).await,
+            other => bail!("`{other}` is listed and not measured"),
+        };
+        measured.with_context(|| format!("`{name}` could not be measured"))?;
+    }
+    report.finish();
+    Ok(())
+}
