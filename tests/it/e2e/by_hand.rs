@@ -1,10 +1,16 @@
 //! What a person does with a few terminals.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use atlas_node::{
     api::{Infer, LedgerWay, NodeEvent},
-    types::{JobStatus, NodeStatus, Settle},
+    types::{NodeStatus, Settle},
 };
 use futures::{Stream, StreamExt};
 
@@ -13,6 +19,7 @@ use super::{
     node::Node,
     wait::{START, until},
 };
+use crate::executor::host::{bundles, python};
 
 /// The offline limit of the test's nodes and two beats, and what a machine that builds beside the test may add.
 const NOTICED: Duration = Duration::from_millis(3_500 + 2_000 + 3_000);
@@ -125,28 +132,54 @@ async fn two_nodes_without_any_ledger_do_a_job_that_settles_nowhere() {
     assert_eq!(lab.completed(0, submitted.job_id).await.job.model_root, detail.job.model_root);
 }
 
+/// A job of the ridge bundle that comes along, on a table that it makes itself.
+fn ridge_job(directory: &Path) -> PathBuf {
+    let bundle = bundles().join("ridge");
+    let make = |arguments: &[&str], name: &str| {
+        let made =
+            Command::new(python()).arg(bundle.join("make.py")).args(arguments).arg(directory.join(name)).status();
+        assert!(made.unwrap().success());
+    };
+    make(&["model"], "init.safetensors");
+    make(&["table", "80"], "table.csv");
+    let file = directory.join("ridge.toml");
+    let text = format!(
+        "name = 'ridge'\nbundle = '{}'\nmodel = 'init.safetensors'\nseed = 3\nrounds = 4\nlocal_steps = 60\n\
+         shards = 2\nsession = true\ncopies = 1\nbudget = 1000\n[data]\npath = 'table.csv'\n\
+         [resources]\ncpu_cores = 0.5\nmemory_gb = 0.5\nstorage_gb = 0.5\n[config]\nridge = 0\n",
+        bundle.display()
+    );
+    fs::write(&file, text).unwrap();
+    file
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_bundle_is_trained_and_answers_questions() {
     let lab = Lab::mesh(1, &[]).await;
-    let job = Job { rounds: 4, local_steps: 60, session: true, ..SHORT };
-    let submitted = lab.submit(1, &job).await;
+    let submitted = lab.submit_file(1, &ridge_job(lab.path())).await;
     let detail = lab.completed(0, submitted.job_id).await;
-    assert_eq!(detail.job.status, JobStatus::Completed);
+    lab.completed(1, submitted.job_id).await;
 
-    let question = |input| Infer { job: Some(submitted.job_id), model: None, input, via: None };
-    let answer = lab.nodes[0].client().infer(&question(serde_json::json!({"point": [0.5, -0.5]}))).await.unwrap();
-    let value = answer.result["value"].as_f64().unwrap();
-    assert!((value - 2.0).abs() < 0.2, "2·0.5 + 0.5 + 0.5 is 2, not {value}");
+    let question = |features: &[f64]| Infer {
+        job: Some(submitted.job_id),
+        model: None,
+        input: serde_json::json!({ "features": features }),
+        via: None,
+    };
+    let asker = lab.nodes[0].client();
+    let answer = asker.infer(&question(&[0.5, -0.5, 0.5, 0.0])).await.unwrap();
+    let value = answer.result["prediction"].as_f64().unwrap();
+    assert!((value - 5.0).abs() < 0.1, "0.75 + 1 + 0.25 + 3 is 5, not {value}");
     assert_eq!(answer.node, lab.nodes[1].peer_id, "the other node answers");
-    let wrong = lab.nodes[0].client().infer(&question(serde_json::json!({"point": [0.5]}))).await.unwrap_err();
-    assert!(wrong.to_string().contains("must have 2 numbers"), "{wrong}");
+    let wrong = asker.infer(&question(&[0.5])).await.unwrap_err();
+    assert!(wrong.to_string().contains("must be 4 numbers"), "{wrong}");
 
-    // The same from the command line, by the name under which the ledger registered the model.
-    let arguments = ["infer", "--json", "--job", &submitted.job_id.to_string(), "--input", r#"{"point": [0, 0]}"#];
-    let output = lab.nodes[1].command(&arguments).output().unwrap();
+    // The same from the command line.
+    let (job, input) = (detail.job.id.to_string(), r#"{"features": [0, 0, 0, 0]}"#);
+    let output = lab.nodes[1].command(&["infer", "--json", "--job", &job, "--input", input]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!((answer["result"]["value"].as_f64().unwrap() - 0.5).abs() < 0.2, "{answer}");
+    assert!((answer["result"]["prediction"].as_f64().unwrap() - 3.0).abs() < 0.1, "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -72,9 +72,14 @@ impl Lab {
 
     /// Submits a job through a node.
     pub(super) async fn submit(&self, node: usize, job: &Job) -> Submitted {
+        self.submit_file(node, &job.write(&self.path().join("job"))).await
+    }
+
+    /// Submits a job file through a node.
+    pub(super) async fn submit_file(&self, node: usize, file: &Path) -> Submitted {
         let request = Submit {
-            job_file: fs::read_to_string(job.write(&self.path().join("job"))).unwrap(),
-            base_directory: self.path().join("job"),
+            job_file: fs::read_to_string(file).unwrap(),
+            base_directory: file.parent().unwrap().to_owned(),
             shards: None,
             copies: None,
         };
