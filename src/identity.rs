@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bech32::{Bech32, Hrp};
 use ed25519_dalek::SigningKey;
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use crate::types::{Digest, NodeKey, Signed, SignedObject};
 
@@ -75,6 +75,14 @@ pub fn node_key(peer: &PeerId) -> Option<NodeKey> {
     let bytes = peer.to_bytes();
     let key = bytes.strip_prefix(&[0x00, 0x24, 0x08, 0x01, 0x12, 0x20])?;
     NodeKey::from_slice(key)
+}
+
+/// The peer that a multiaddr ends in, if it names one.
+pub fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+    match address.iter().last()? {
+        Protocol::P2p(peer) => Some(peer),
+        _ => None,
+    }
 }
 
 /// The bech32 address of an account: the first 20 bytes of SHA-256 of its key, prefix `atlas`.

@@ -7,7 +7,7 @@
 use std::{io, time::Duration};
 
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Transport, allow_block_list as block_list, autonat, connection_limits,
+    PeerId, StreamProtocol, Transport, allow_block_list as block_list, autonat, connection_limits,
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     dcutr, gossipsub, identify, identity, kad, mdns, memory_connection_limits, metrics, noise, ping,
     pnet::{PnetConfig, PreSharedKey},
@@ -33,8 +33,6 @@ const MAX_ESTABLISHED_PER_PEER: u32 = 5;
 const MAX_PENDING: u32 = 128;
 /// New connections are refused while the process is larger than this many bytes.
 const MAX_MEMORY: usize = 1 << 30;
-/// Gossip seen within this time is a duplicate. Older messages are refused by their timestamp.
-pub const GOSSIP_MEMORY: Duration = Duration::from_secs(300);
 
 /// What the swarm is made from.
 #[derive(Clone, Debug)]
@@ -251,7 +249,7 @@ fn gossip_behaviour(config: &Config) -> Result<gossipsub::Behaviour, Box<dyn std
         .heartbeat_interval(config.gossip_heartbeat)
         .heartbeat_initial_delay(config.gossip_heartbeat / 4)
         .max_transmit_size(gossip::MAX_MESSAGE + gossip::ENVELOPE)
-        .duplicate_cache_time(GOSSIP_MEMORY)
+        .duplicate_cache_time(gossip::MEMORY)
         // The envelope carries the one signature that counts; gossipsub would verify its own on every copy.
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .validate_messages()
@@ -262,12 +260,4 @@ fn gossip_behaviour(config: &Config) -> Result<gossipsub::Behaviour, Box<dyn std
         behaviour.subscribe(&gossipsub::IdentTopic::new(topic))?;
     }
     Ok(behaviour)
-}
-
-/// The peer that a multiaddr ends in, if it names one.
-pub fn peer_of(address: &Multiaddr) -> Option<PeerId> {
-    match address.iter().last()? {
-        libp2p::multiaddr::Protocol::P2p(peer) => Some(peer),
-        _ => None,
-    }
 }

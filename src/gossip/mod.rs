@@ -4,6 +4,8 @@
 //! forwarded, so that one bad peer can't make everybody a spammer. The envelope is [`Signed`]: one application
 //! signature, checked once after de-duplication; gossipsub's own signature is off.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
@@ -22,6 +24,8 @@ pub const TOPIC_HEARTBEAT: &str = "/atlas/heartbeat";
 
 /// The longest gossip message in bytes; gossipsub's own default limit, and enough for 200 shards.
 pub const MAX_MESSAGE: usize = 64 * 1024;
+/// A message seen within this time is a duplicate; an older one is refused by its timestamp.
+pub const MEMORY: Duration = Duration::from_secs(300);
 /// Bytes that the envelope ([`Signed`]) adds to a message, at most.
 pub const ENVELOPE: usize = 256;
 

@@ -303,8 +303,10 @@ fn internal(error: &dyn std::error::Error) -> api::Error {
     api::Error::new(api::ErrorCode::Internal, words(error))
 }
 
-/// An error with its causes, outermost first.
+/// An error with its causes, outermost first. A cause that the text before it tells already is not told again.
 pub fn words(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }

@@ -313,3 +313,329 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recovery::edge::{Kept, Request};
+
+    const NOW: Time = Time(1_000_000);
+    const TASK: TaskId = TaskId { job: JobId([1; 32]), slot: 2 };
+    const START: Digest = Digest([9; 32]);
+
+    fn cid(number: u32) -> ContentId {
+        let hash = multihash::Multihash::wrap(0x12, &Digest::of(&number.to_be_bytes()).0).unwrap();
+        ContentId(cid::Cid::new_v1(0x55, hash))
+    }
+
+    fn node(byte: u8) -> NodeKey {
+        NodeKey([byte; 32])
+    }
+
+    fn began(generation: Generation, round: Round) -> Input {
+        Input::Began { task: TASK, generation, round, trace: vec![START] }
+    }
+
+    fn written(generation: Generation, round: Round, step: Step, round_end: bool) -> Input {
+        let directory = PathBuf::from(format!("step-{step}"));
+        Input::Checkpoint { task: TASK, generation, round, step, directory, round_end }
+    }
+
+    /// What the edge made of a request. The root's number is round × 1000 + step.
+    fn kept(id: u64, request: &edge::KeepRequest) -> Input {
+        let root = cid(request.round * 1000 + request.step);
+        let state_root = Digest::of(&request.step.to_be_bytes());
+        let kept = Kept {
+            root,
+            state: root,
+            model: root,
+            optimizer: None,
+            size: 77,
+            params_root: state_root,
+            opt_root: Digest([0; 32]),
+            state_root,
+            trace: [&request.trace[..], &[state_root]].concat(),
+        };
+        Input::Edge(edge::Answer::Kept { id, task: TASK, result: Ok(Box::new(kept)) })
+    }
+
+    /// A node that works on generation 1, round 0, with three peers.
+    fn working() -> State {
+        let mut state = State::new(Config::default());
+        state.handle(Input::Peers(vec![node(1), node(2), node(3)]), NOW);
+        state.handle(began(1, 0), NOW);
+        state
+    }
+
+    fn outputs(state: &mut State) -> Vec<Output> {
+        std::iter::from_fn(|| state.poll_output()).collect()
+    }
+
+    /// The keep request among the outputs.
+    fn keep_request(outputs: &[Output]) -> (u64, edge::KeepRequest) {
+        let found = outputs.iter().find_map(|output| match output {
+            Output::Edge(Request::Keep { id, request }) => Some((*id, request.clone())),
+            _ => None,
+        });
+        found.unwrap_or_else(|| panic!("nothing is kept: {outputs:?}"))
+    }
+
+    /// The id and peer of the hold request among the outputs.
+    fn hold_request(outputs: &[Output]) -> (u64, NodeKey, ContentId) {
+        let found = outputs.iter().find_map(|output| match output {
+            Output::AskHold { id, peer, root, .. } => Some((*id, *peer, *root)),
+            _ => None,
+        });
+        found.unwrap_or_else(|| panic!("nobody is asked: {outputs:?}"))
+    }
+
+    /// Takes a checkpoint all the way to its acknowledgement.
+    fn acknowledge(state: &mut State, round: Round, step: Step, round_end: bool) {
+        state.handle(written(1, round, step, round_end), NOW);
+        let (id, request) = keep_request(&outputs(state));
+        state.handle(kept(id, &request), NOW);
+        let (id, ..) = hold_request(&outputs(state));
+        state.handle(Input::Held { id }, NOW);
+        assert!(matches!(outputs(state)[..], [Output::Acknowledged { .. }]));
+    }
+
+    fn unpinned(outputs: &[Output]) -> Vec<ContentId> {
+        let root = |output: &Output| match output {
+            Output::Unpin { root } => Some(*root),
+            _ => None,
+        };
+        outputs.iter().filter_map(root).collect()
+    }
+
+    #[test]
+    fn a_checkpoint_is_kept_then_held_then_acknowledged() {
+        let mut state = working();
+        state.handle(written(1, 0, 10, false), NOW);
+        let (id, request) = keep_request(&outputs(&mut state));
+        assert_eq!(request.trace, [START]);
+        state.handle(kept(id, &request), NOW);
+        let after_keep = outputs(&mut state);
+        assert!(matches!(after_keep[..], [Output::Pin { .. }, Output::AskHold { .. }]), "{after_keep:?}");
+        let (id, peer, root) = hold_request(&after_keep);
+        assert_eq!(state.unheld(), [TASK]);
+        state.handle(Input::Held { id }, NOW);
+        let [Output::Acknowledged { reference, holder, generation: 1, round_end: false, kept, .. }] =
+            &outputs(&mut state)[..]
+        else {
+            panic!()
+        };
+        assert_eq!(*reference, CheckpointRef { cid: root, round: 0, step: 10 });
+        assert_eq!((*holder, kept.trace.len()), (peer, 2));
+        assert!(state.unheld().is_empty());
+
+        state.handle(written(1, 0, 20, false), NOW);
+        let (_, request) = keep_request(&outputs(&mut state));
+        assert_eq!(request.trace.len(), 2, "the trace goes on");
+    }
+
+    #[test]
+    fn peers_are_asked_one_after_the_other_and_again_after_a_while() {
+        let mut state = working();
+        state.handle(written(1, 0, 10, true), NOW);
+        let (id, request) = keep_request(&outputs(&mut state));
+        state.handle(kept(id, &request), NOW);
+        let (id, first, _) = hold_request(&outputs(&mut state));
+        state.handle(Input::HoldFailed { id }, NOW);
+        let (_, second, _) = hold_request(&outputs(&mut state));
+        let silent_until = NOW + Config::default().hold_within;
+        assert_eq!(state.poll_timeout(), Some(silent_until));
+        state.on_timeout(silent_until);
+        let (id, third, _) = hold_request(&outputs(&mut state));
+        assert!(first != second && second != third && first != third);
+        state.handle(Input::HoldFailed { id }, silent_until);
+        assert!(outputs(&mut state).is_empty());
+        let again = silent_until + Config::default().retry;
+        assert_eq!(state.poll_timeout(), Some(again));
+        state.on_timeout(again);
+        assert_eq!(hold_request(&outputs(&mut state)).1, first);
+    }
+
+    #[test]
+    fn with_nobody_to_ask_it_waits_for_a_peer_without_spinning() {
+        let mut state = State::new(Config::default());
+        state.handle(began(1, 0), NOW);
+        state.handle(written(1, 0, 10, false), NOW);
+        let (id, request) = keep_request(&outputs(&mut state));
+        state.handle(kept(id, &request), NOW);
+        assert_eq!(state.poll_timeout(), None);
+        state.handle(Input::Peers(vec![node(1)]), NOW);
+        hold_request(&outputs(&mut state)[1..]);
+    }
+
+    #[test]
+    fn when_slower_than_the_script_the_newest_is_kept_and_the_rounds_end_always() {
+        let mut state = working();
+        for step in [10, 20, 30] {
+            state.handle(written(1, 0, step, false), NOW);
+        }
+        state.handle(written(1, 0, 40, true), NOW);
+        let first = outputs(&mut state);
+        let (id, request) = keep_request(&first);
+        assert_eq!((first.len(), request.step), (1, 10), "one at a time");
+        state.handle(kept(id, &request), NOW);
+        let (id, request) = keep_request(&outputs(&mut state));
+        assert_eq!(request.step, 40);
+        state.handle(kept(id, &request), NOW);
+        let boundaries = state.boundaries(&TASK, 0);
+        assert_eq!(boundaries.iter().map(|b| (b.index, b.step)).collect::<Vec<_>>(), [(1, 10), (2, 40)]);
+    }
+
+    #[test]
+    fn what_a_script_writes_twice_counts_once_and_may_become_the_rounds_end() {
+        let mut state = working();
+        state.handle(written(1, 0, 10, false), NOW);
+        let (id, request) = keep_request(&outputs(&mut state));
+        state.handle(written(1, 0, 10, true), NOW);
+        state.handle(kept(id, &request), NOW);
+        let (id, ..) = hold_request(&outputs(&mut state));
+        state.handle(written(1, 0, 5, false), NOW);
+        state.handle(written(1, 0, 10, true), NOW);
+        state.handle(Input::Held { id }, NOW);
+        assert!(matches!(outputs(&mut state)[..], [Output::Acknowledged { round_end: true, .. }]));
+    }
+
+    #[test]
+    fn a_stale_generation_or_round_writes_nothing() {
+        let mut state = working();
+        state.handle(began(2, 1), NOW);
+        for stale in [written(1, 1, 10, false), written(2, 0, 10, true), written(3, 1, 10, false)] {
+            state.handle(stale, NOW);
+        }
+        state.handle(began(1, 5), NOW);
+        assert!(outputs(&mut state).is_empty());
+        state.handle(written(2, 1, 10, false), NOW);
+        keep_request(&outputs(&mut state));
+    }
+
+    #[test]
+    fn a_failed_keep_is_tried_again_for_the_rounds_end_only() {
+        for (round_end, again) in [(false, None), (true, Some(NOW + Config::default().retry))] {
+            let mut state = working();
+            state.handle(written(1, 0, 10, round_end), NOW);
+            let (id, _) = keep_request(&outputs(&mut state));
+            let full = edge::Error::Io(std::io::ErrorKind::StorageFull.into());
+            state.handle(Input::Edge(edge::Answer::Kept { id, task: TASK, result: Err(full) }), NOW);
+            assert!(matches!(outputs(&mut state)[..], [Output::KeepFailed { .. }]));
+            assert_eq!(state.poll_timeout(), again);
+            if let Some(again) = again {
+                state.on_timeout(again);
+                keep_request(&outputs(&mut state));
+            }
+        }
+    }
+
+    #[test]
+    fn an_edge_that_never_answers_is_given_up() {
+        let mut state = working();
+        state.handle(written(1, 0, 10, true), NOW);
+        outputs(&mut state);
+        let deadline = state.poll_timeout().unwrap();
+        state.on_timeout(deadline);
+        assert!(matches!(outputs(&mut state)[..], [Output::KeepFailed { .. }]));
+        let retry = state.poll_timeout().unwrap();
+        state.on_timeout(retry);
+        keep_request(&outputs(&mut state));
+    }
+
+    #[test]
+    fn checkpoints_stay_while_something_needs_them() {
+        let mut state = working();
+        for round in 0..5 {
+            state.handle(began(1, round), NOW);
+            acknowledge(&mut state, round, 10, false);
+            acknowledge(&mut state, round, 20, true);
+            // The last two rounds are skipped: the optimizer state stays that of round 2.
+            state.handle(Input::Settled { task: TASK, round, applied: round < 3 }, NOW);
+            let gone = unpinned(&outputs(&mut state));
+            match round {
+                0 | 1 => assert!(gone.is_empty()),
+                2 => assert_eq!(gone, [cid(10), cid(20)]),
+                3 => assert_eq!(gone, [cid(1010), cid(1020)]),
+                _ => assert_eq!(gone, [cid(2010)], "round 2 ended with the optimizer state in use"),
+            }
+        }
+        assert_eq!(state.boundaries(&TASK, 4).len(), 2);
+    }
+
+    #[test]
+    fn a_released_task_is_unpinned_after_the_audit_window_and_forgotten() {
+        let mut state = working();
+        acknowledge(&mut state, 0, 10, true);
+        state.handle(Input::Released { task: TASK }, NOW);
+        assert_eq!(state.boundaries(&TASK, 0).len(), 1, "can still be opened");
+        let end = NOW + Config::default().retain;
+        assert_eq!(state.poll_timeout(), Some(end));
+        state.on_timeout(end);
+        assert_eq!(unpinned(&outputs(&mut state)), [cid(10)]);
+        assert!(state.tasks.is_empty());
+    }
+
+    fn rollback(void_generation: Generation) -> Input {
+        Input::Rollback(Box::new(Rollback {
+            event_type: "task_rollback".into(),
+            ledger: "test".into(),
+            task_id: TASK,
+            job_id: TASK.job,
+            shard_id: TASK.slot,
+            node_id: node(1),
+            void_generation,
+            checkpoint: None,
+            timestamp: NOW,
+        }))
+    }
+
+    #[test]
+    fn a_rollback_is_applied_once_and_only_with_the_ledger() {
+        let generation = |generation| Input::Generation { task: TASK, generation };
+        let mut state = State::new(Config::default());
+        state.handle(rollback(1), NOW);
+        state.handle(generation(3), NOW);
+        for stale in [0, 1] {
+            state.handle(rollback(stale), NOW);
+        }
+        state.handle(rollback(Generation::MAX), NOW);
+        assert!(outputs(&mut state).is_empty(), "unknown, stale, or out of reach");
+
+        state.handle(rollback(2), NOW);
+        state.handle(rollback(2), NOW);
+        assert!(matches!(outputs(&mut state)[..], [Output::ApplyRollback(_)]), "once");
+
+        state.handle(rollback(3), NOW);
+        assert!(outputs(&mut state).is_empty(), "the ledger has not said so");
+        state.handle(generation(4), NOW);
+        assert!(matches!(outputs(&mut state)[..], [Output::ApplyRollback(_)]));
+        state.handle(Input::Ended { job: TASK.job }, NOW);
+        assert!(state.known.is_empty());
+    }
+
+    #[test]
+    fn a_shutdown_waits_for_what_is_in_flight_and_not_for_ever() {
+        let mut idle = working();
+        idle.handle(Input::Shutdown, NOW);
+        assert_eq!(outputs(&mut idle), [Output::Drained]);
+
+        let mut state = working();
+        state.handle(written(1, 0, 10, false), NOW);
+        let (id, request) = keep_request(&outputs(&mut state));
+        state.handle(Input::Shutdown, NOW);
+        state.handle(kept(id, &request), NOW);
+        let (id, ..) = hold_request(&outputs(&mut state));
+        state.handle(Input::Held { id }, NOW);
+        assert!(matches!(outputs(&mut state)[..], [Output::Acknowledged { .. }, Output::Drained]));
+
+        let mut stuck = working();
+        stuck.handle(written(1, 0, 10, false), NOW);
+        outputs(&mut stuck);
+        stuck.handle(Input::Shutdown, NOW);
+        let deadline = NOW + Config::default().shutdown_within;
+        assert_eq!(stuck.poll_timeout(), Some(deadline));
+        stuck.on_timeout(deadline);
+        assert_eq!(outputs(&mut stuck), [Output::Drained]);
+        assert_ne!(stuck.poll_timeout(), Some(deadline));
+    }
+}

@@ -339,7 +339,7 @@ impl State {
         }
         self.with(&outcome.job.clone(), now, |open| {
             if open.round() == outcome.round && open.is_candidate(&from) {
-                open.propose(from, digest, outcome, now);
+                open.propose(from, digest, outcome);
                 open.vote(digest, from, vote);
             }
         });
@@ -354,5 +354,413 @@ impl State {
                 open.vote(vote.outcome, vote.node, signed);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{AppliedSlot, Digest};
+
+    const ROUND: Round = 3;
+    const JOB: JobId = JobId([1; 32]);
+    const OPENED_AT: Time = Time(1_000_000);
+
+    fn keypair(node: usize) -> Keypair {
+        Keypair::from_secret(&[u8::try_from(node).unwrap() + 1; 32])
+    }
+
+    fn cid(bytes: &[u8]) -> ContentId {
+        let hash = multihash::Multihash::wrap(0x12, &Digest::of(bytes).0).unwrap();
+        ContentId(cid::Cid::new_v1(0x55, hash))
+    }
+
+    fn opened(nodes: usize, quorum: Quorum) -> Opened {
+        Opened {
+            ledger: "test".into(),
+            job: JOB,
+            round: ROUND,
+            opened_height: 10,
+            opened_at: OPENED_AT,
+            slots: slots(nodes, |slot| slot),
+            quorum,
+            round_limit: Duration::from_secs(60),
+            base_model: cid(b"base"),
+            momentum: Some(cid(b"momentum")),
+            outer: OuterStep::default(),
+            codec: UpdateCodec::F32,
+            rule: AggregationRule::NormClippedMean,
+        }
+    }
+
+    /// Every slot with its holder.
+    fn slots(count: usize, holder: impl Fn(usize) -> usize) -> Vec<(Slot, Option<NodeKey>)> {
+        (0..count).map(|slot| (Slot::try_from(slot).unwrap(), Some(keypair(holder(slot)).node_key()))).collect()
+    }
+
+    fn receipt(slot: usize, node: usize, after: Duration) -> Input {
+        let slot = Slot::try_from(slot).unwrap();
+        let update = slot.to_be_bytes();
+        Input::Receipt {
+            job: JOB,
+            round: ROUND,
+            slot,
+            node: keypair(node).node_key(),
+            update_cid: cid(&update),
+            digest: Digest::of(&update),
+            samples: 10,
+            accepted_at: OPENED_AT + after,
+        }
+    }
+
+    /// Nodes that hear each other at once, and a ledger that takes the first close.
+    struct World {
+        now: Time,
+        nodes: BTreeMap<usize, State>,
+        /// Computes something else than the rest.
+        liar: Option<usize>,
+        /// Slots whose update can't be fetched, or is wrong.
+        unreachable: Vec<Slot>,
+        wrong: Option<Slot>,
+        /// Messages to lose before gossip begins to work.
+        lost: usize,
+        closes: Vec<(usize, Time, RoundOutcome, Vec<Signed>)>,
+    }
+
+    impl World {
+        fn new(count: usize, quorum: Quorum) -> Self {
+            let nodes = (0..count).map(|node| (node, State::new(Config::default(), keypair(node)))).collect();
+            let mut world =
+                Self { now: OPENED_AT, nodes, liar: None, unreachable: vec![], wrong: None, lost: 0, closes: vec![] };
+            world.tell(|| Input::Opened(Box::new(opened(count, quorum))));
+            world
+        }
+
+        /// Nodes in the order in which they act for the aggregator.
+        fn line(count: usize) -> Vec<usize> {
+            let mut line: Vec<usize> = (0..count).collect();
+            let weight = |node: &usize| {
+                let parts: [&[u8]; 3] = [&JOB.0, &ROUND.to_be_bytes(), &keypair(*node).node_key().0];
+                Digest::of_parts("atlas/aggregator/v1", &parts)
+            };
+            line.sort_by_key(|node| std::cmp::Reverse(weight(node)));
+            line
+        }
+
+        fn tell(&mut self, input: impl Fn() -> Input) {
+            let now = self.now;
+            self.nodes.values_mut().for_each(|state| state.handle(input(), now));
+        }
+
+        fn receive(&mut self, slots: impl IntoIterator<Item = usize>) {
+            for slot in slots {
+                self.tell(|| receipt(slot, slot, Duration::from_secs(4)));
+            }
+        }
+
+        /// Lets time pass until somebody closes, or for `limit`.
+        fn run(&mut self, limit: Duration) -> Option<RoundOutcome> {
+            let end = self.now + limit;
+            loop {
+                self.settle();
+                let next = self.nodes.values().filter_map(State::poll_timeout).min();
+                match next {
+                    _ if !self.closes.is_empty() => return Some(self.closes[0].2.clone()),
+                    Some(next) if next <= end => self.now = self.now.max(next),
+                    _ => return None,
+                }
+                let now = self.now;
+                self.nodes.values_mut().for_each(|state| state.on_timeout(now));
+            }
+        }
+
+        /// Does all outputs until there are none.
+        fn settle(&mut self) {
+            while let Some((node, output)) =
+                self.nodes.iter_mut().find_map(|(node, state)| Some((*node, state.poll_output()?)))
+            {
+                self.perform(node, output);
+            }
+        }
+
+        fn perform(&mut self, node: usize, output: Output) {
+            let input = match output {
+                Output::FetchUpdate { job, slot, cid, .. } if self.unreachable.contains(&slot) => {
+                    Input::UpdateFailed { job, slot, cid }
+                }
+                Output::FetchUpdate { job, slot, cid, .. } => Input::UpdateHere { job, slot, cid },
+                Output::FetchModel { job, cid } => Input::ModelHere { job, cid },
+                Output::Edge(edge::Request::Aggregate { id, job, round, request }) => {
+                    let result = self.aggregate(node, &request);
+                    Input::Edge(edge::Answer::Aggregated { id, job, round, result })
+                }
+                Output::Edge(other) => panic!("{other:?}"),
+                Output::Publish { update, .. } => return self.deliver(node, &update),
+                Output::Close { outcome, votes, .. } => {
+                    return self.closes.push((node, self.now, *outcome, votes));
+                }
+            };
+            let now = self.now;
+            self.nodes.get_mut(&node).unwrap().handle(input, now);
+        }
+
+        fn aggregate(&self, node: usize, request: &edge::AggregateRequest) -> Result<edge::Aggregated, edge::Error> {
+            if let Some(slot) = self.wrong.filter(|slot| request.updates.iter().any(|update| update.slot == *slot)) {
+                return Err(edge::Error::Update { slot, fault: "wrong".into() });
+            }
+            let lie = if self.liar == Some(node) { "lie" } else { "" };
+            let text = format!("{:?}{lie}", request.updates);
+            let (params_root, model_cid) = (Digest::of(text.as_bytes()), cid(text.as_bytes()));
+            Ok(edge::Aggregated { params_root, momentum_root: params_root, model_cid, momentum_cid: model_cid })
+        }
+
+        fn deliver(&mut self, from: usize, update: &JobUpdate) {
+            if self.lost > 0 {
+                self.lost -= 1;
+                return;
+            }
+            let now = self.now;
+            for (_, state) in self.nodes.iter_mut().filter(|(node, _)| **node != from) {
+                state.handle(
+                    match update.clone() {
+                        JobUpdate::Proposal { outcome, vote } => {
+                            Input::Proposal { from: keypair(from).node_key(), outcome, vote }
+                        }
+                        JobUpdate::Vote(vote) => Input::Vote { vote },
+                        JobUpdate::Update { .. } => panic!("the coordinator's own"),
+                    },
+                    now,
+                );
+            }
+        }
+    }
+
+    fn applied_slots(outcome: &RoundOutcome) -> Vec<Slot> {
+        outcome.applied.iter().map(|applied| applied.slot).collect()
+    }
+
+    #[test]
+    fn all_agree_and_the_first_in_line_closes_at_once() {
+        let mut world = World::new(4, Quorum::All);
+        world.receive([2, 0, 3]);
+        assert_eq!(world.run(Duration::from_secs(600)), None, "one update is missing, whatever time passes");
+        world.receive([1]);
+        let asked_at = world.now;
+        let outcome = world.run(Duration::ZERO).unwrap();
+        let (closer, at, _, votes) = &world.closes[0];
+        assert_eq!((*closer, *at), (World::line(4)[0], asked_at));
+        assert!(votes.len() >= 3);
+        assert_eq!((applied_slots(&outcome), outcome.skipped), (vec![0, 1, 2, 3], vec![]));
+    }
+
+    #[test]
+    fn when_the_first_in_line_is_dead_the_next_one_closes_after_one_takeover() {
+        let mut world = World::new(4, Quorum::All);
+        let line = World::line(4);
+        world.receive(0..4);
+        world.nodes.remove(&line[0]);
+        world.run(Duration::from_secs(60)).unwrap();
+        let (closer, at, _, votes) = &world.closes[0];
+        assert_eq!((*closer, *at, votes.len()), (line[1], OPENED_AT + Config::default().takeover, 3));
+    }
+
+    #[test]
+    fn any_order_of_arrival_gives_the_same_outcome() {
+        let outcomes = [[0, 1, 2], [2, 1, 0], [1, 2, 0]].map(|order| {
+            let mut world = World::new(3, Quorum::All);
+            world.receive(order);
+            world.run(Duration::ZERO).unwrap()
+        });
+        assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]));
+    }
+
+    #[test]
+    fn a_lie_of_the_aggregator_gets_no_vote_and_the_truth_closes() {
+        let mut world = World::new(4, Quorum::All);
+        let line = World::line(4);
+        world.liar = Some(line[0]);
+        world.receive(0..4);
+        let outcome = world.run(Duration::from_secs(60)).unwrap();
+        let (closer, _, _, votes) = &world.closes[0];
+        assert_eq!(*closer, line[1]);
+        let truth = world.aggregate(line[1], &edge_request(&outcome)).unwrap();
+        assert_eq!(outcome.params_root, truth.params_root);
+        assert!(votes.iter().all(|vote| vote.signer != keypair(line[0]).node_key()));
+    }
+
+    /// The request whose answer the outcome must be.
+    fn edge_request(outcome: &RoundOutcome) -> edge::AggregateRequest {
+        let Opened { base_model, momentum, outer, codec, rule, .. } = opened(4, Quorum::All);
+        let update = |applied: &AppliedSlot| edge::Update {
+            slot: applied.slot,
+            cid: cid(&applied.slot.to_be_bytes()),
+            digest: applied.update_digest,
+            samples: applied.samples,
+        };
+        let updates = outcome.applied.iter().map(update).collect();
+        edge::AggregateRequest { base_model, momentum, updates, outer, codec, rule }
+    }
+
+    #[test]
+    fn two_thirds_close_after_the_grace_and_the_late_slot_is_skipped() {
+        let mut world = World::new(4, Quorum::TwoThirds);
+        world.receive([0, 1]);
+        world.settle();
+        assert!(world.closes.is_empty(), "two of four are not two thirds");
+        world.receive([3]);
+        let outcome = world.run(Duration::from_secs(10)).unwrap();
+        assert_eq!((applied_slots(&outcome), outcome.skipped), (vec![0, 1, 3], vec![2]));
+        assert_eq!(world.closes[0].1, OPENED_AT + Duration::from_secs(2));
+    }
+
+    #[test]
+    fn two_thirds_close_also_when_the_first_in_line_is_dead() {
+        let mut world = World::new(4, Quorum::TwoThirds);
+        let line = World::line(4);
+        world.nodes.remove(&line[0]);
+        world.receive((0..4).filter(|slot| *slot != line[0]));
+        let outcome = world.run(Duration::from_secs(60)).unwrap();
+        assert_eq!(outcome.skipped, [Slot::try_from(line[0]).unwrap()]);
+    }
+
+    #[test]
+    fn with_fewer_than_two_thirds_the_round_stays_open_until_they_come() {
+        let mut world = World::new(5, Quorum::TwoThirds);
+        world.receive([0, 1, 2]);
+        assert_eq!(world.run(Duration::from_secs(100)), None, "three of five are not two thirds, however late it is");
+        world.receive([3]);
+        let outcome = world.run(Duration::from_secs(60));
+        assert!(outcome.is_some_and(|outcome| applied_slots(&outcome) == [0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn the_next_rounds_hard_limit_is_three_medians() {
+        let mut world = World::new(3, Quorum::TwoThirds);
+        world.receive(0..3);
+        world.run(Duration::ZERO).unwrap();
+        world.tell(|| Input::Closed { job: JOB, round: ROUND });
+        world.closes.clear();
+        let next = Opened { round: ROUND + 1, ..opened(3, Quorum::TwoThirds) };
+        world.tell(|| Input::Opened(Box::new(next.clone())));
+        let at = world.nodes[&0].jobs[&JOB].median;
+        assert_eq!(at, Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn an_update_that_nobody_can_fetch_is_skipped_but_only_where_the_quorum_allows_it() {
+        for (quorum, closes) in [(Quorum::TwoThirds, true), (Quorum::All, false)] {
+            let mut world = World::new(4, quorum);
+            world.unreachable = vec![2];
+            world.receive(0..4);
+            let outcome = world.run(Duration::from_secs(30));
+            assert_eq!(outcome.map(|outcome| outcome.skipped), closes.then(|| vec![2]));
+        }
+    }
+
+    #[test]
+    fn an_update_whose_bytes_are_wrong_is_left_out() {
+        let mut world = World::new(4, Quorum::TwoThirds);
+        world.wrong = Some(1);
+        world.receive(0..4);
+        let outcome = world.run(Duration::from_secs(60)).unwrap();
+        assert_eq!((applied_slots(&outcome), outcome.skipped), (vec![0, 2, 3], vec![1]));
+    }
+
+    #[test]
+    fn lost_messages_are_said_again_until_the_round_is_closed() {
+        let mut world = World::new(4, Quorum::All);
+        world.lost = 9;
+        world.receive(0..4);
+        assert!(world.run(Duration::from_secs(30)).is_some());
+    }
+
+    #[test]
+    fn a_close_is_said_again_until_the_ledger_answers_and_then_all_is_quiet() {
+        let mut world = World::new(3, Quorum::All);
+        world.receive(0..3);
+        world.run(Duration::ZERO);
+        world.closes.clear();
+        world.run(Duration::from_secs(60)).unwrap();
+        world.tell(|| Input::Closed { job: JOB, round: ROUND });
+        world.settle();
+        assert!(world.nodes.values().all(|state| state.poll_timeout().is_none()));
+    }
+
+    #[test]
+    fn the_successor_of_a_dead_worker_gives_the_update_and_is_named() {
+        let mut world = World::new(3, Quorum::All);
+        world.receive([0, 1]);
+        world.tell(|| receipt(2, 2, Duration::from_secs(3)));
+        world.nodes.remove(&2);
+        world.tell(|| Input::HoldersChanged { job: JOB, slots: slots(3, |slot| if slot == 2 { 0 } else { slot }) });
+        world.settle();
+        assert!(world.closes.iter().all(|(_, _, outcome, _)| outcome.applied[2].node == keypair(2).node_key()));
+        world.closes.clear();
+        world.tell(|| receipt(2, 0, Duration::from_secs(9)));
+        let outcome = world.run(Duration::from_secs(60)).unwrap();
+        assert_eq!(outcome.applied[2].node, keypair(0).node_key());
+    }
+
+    #[test]
+    fn a_restarted_node_takes_part_again_from_the_ledger_alone() {
+        let mut world = World::new(4, Quorum::All);
+        world.lost = 4;
+        world.receive(0..3);
+        world.settle();
+        for node in 0..4 {
+            world.nodes.insert(node, State::new(Config::default(), keypair(node)));
+        }
+        world.tell(|| Input::Opened(Box::new(opened(4, Quorum::All))));
+        world.receive(0..4);
+        assert!(world.run(Duration::from_secs(60)).is_some());
+    }
+
+    #[test]
+    fn who_holds_no_slot_only_watches() {
+        let mut watcher = State::new(Config::default(), keypair(9));
+        watcher.handle(Input::Opened(Box::new(opened(2, Quorum::All))), OPENED_AT);
+        watcher.handle(receipt(0, 0, Duration::ZERO), OPENED_AT);
+        watcher.handle(receipt(1, 1, Duration::ZERO), OPENED_AT);
+        assert_eq!((watcher.poll_output(), watcher.poll_timeout()), (None, None));
+    }
+
+    #[test]
+    fn forged_and_foreign_votes_and_proposals_change_nothing() {
+        let mut state = State::new(Config::default(), keypair(0));
+        state.handle(Input::Opened(Box::new(opened(3, Quorum::All))), OPENED_AT);
+        while state.poll_output().is_some() {}
+        let outcome = RoundOutcome {
+            job: JOB,
+            round: ROUND,
+            params_root: Digest([1; 32]),
+            momentum_root: Digest([1; 32]),
+            model_cid: cid(b"x"),
+            momentum_cid: cid(b"x"),
+            applied: vec![],
+            skipped: vec![0, 1, 2],
+        };
+        let vote = |signer: usize, node: usize, digest: Digest| {
+            let node = keypair(node).node_key();
+            keypair(signer).seal(&RoundVote { job: JOB, round: ROUND, outcome: digest, node })
+        };
+        let digest = outcome.digest();
+        for vote in [vote(1, 2, digest), vote(9, 9, digest), vote(1, 1, Digest([7; 32]))] {
+            let from = vote.signer;
+            state.handle(Input::Proposal { from, outcome: Box::new(outcome.clone()), vote: vote.clone() }, OPENED_AT);
+            state.handle(Input::Vote { vote }, OPENED_AT);
+        }
+        let honest = vote(1, 1, digest);
+        let from = keypair(1).node_key();
+        state.handle(Input::Proposal { from, outcome: Box::new(outcome), vote: honest }, OPENED_AT);
+        assert_eq!(state.poll_output(), None, "no updates were applied: not a set to combine");
+    }
+
+    #[test]
+    fn an_ended_job_is_forgotten() {
+        let mut world = World::new(3, Quorum::All);
+        world.receive([0]);
+        world.tell(|| Input::Ended { job: JOB });
+        world.settle();
+        assert!(world.nodes.values().all(|state| state.jobs.is_empty() && state.poll_timeout().is_none()));
     }
 }

@@ -8,11 +8,11 @@ use super::client::Key;
 use crate::{
     chain::{
         ledger::{BlockResult, Genesis, GenesisError, Ledger},
-        records::{Account, Changes, Job},
+        records::{Account, Changes},
         wire::{Code, query},
     },
     codec,
-    types::{Digest, JobId, NodeKey, TaskId, Time},
+    types::{Digest, NodeKey, Time},
 };
 
 /// A block is made so long after the first transaction waits (design §5: group commit).
@@ -36,7 +36,7 @@ pub(super) struct Block {
 
 /// A ledger and what waits for its next block.
 #[derive(Debug)]
-pub struct Chain {
+pub(super) struct Chain {
     ledger: Ledger,
     waiting: Vec<(Sender, Vec<u8>)>,
     /// Hashes of the transactions taken: a copy is not taken again.
@@ -72,44 +72,25 @@ impl Chain {
         let result = self.ledger.apply_block(now, &transactions);
         // What was out of turn did nothing: the same bytes may come again when it is their turn.
         let stale = hashes.iter().zip(&result.results).filter(|(_, result)| result.code == Code::Nonce as u32);
-        stale.for_each(|(hash, _)| drop(self.taken.remove(hash)));
+        for (hash, _) in stale {
+            self.taken.remove(hash);
+        }
         Block { senders: senders.into_iter().zip(hashes).collect(), result }
     }
 
     /// The height of the last block.
-    pub fn height(&self) -> u64 {
+    pub(super) fn height(&self) -> u64 {
         self.ledger.height()
     }
 
     /// What changed after a height.
-    pub fn changes(&self, after: u64) -> Changes {
+    pub(super) fn changes(&self, after: u64) -> Changes {
         self.ask(query::CHANGES, &after).expect("the query and its data are right")
     }
 
     /// An account; empty if there is none.
-    pub fn account(&self, node: &NodeKey) -> Account {
+    pub(super) fn account(&self, node: &NodeKey) -> Account {
         self.ask(query::GET_ACCOUNT, node).unwrap_or_default()
-    }
-
-    /// A job.
-    pub fn job(&self, job: &JobId) -> Option<Job> {
-        self.ask::<Option<Job>>(query::GET_JOB, job).flatten()
-    }
-
-    /// All jobs, up to a thousand.
-    pub fn jobs(&self) -> Vec<Job> {
-        let answer = self.ledger.query(query::LIST_JOBS, &[]).ok();
-        answer.and_then(|bytes| codec::decode(&bytes, usize::MAX).ok()).unwrap_or_default()
-    }
-
-    /// The tasks of a job, by slot.
-    pub fn tasks(&self, job: &JobId) -> Vec<crate::chain::records::Task> {
-        self.ask(query::GET_TASKS_BY_JOB, job).unwrap_or_default()
-    }
-
-    /// A task.
-    pub fn task(&self, task: &TaskId) -> Option<crate::chain::records::Task> {
-        self.ask::<Option<_>>(query::GET_TASK, task).flatten()
     }
 
     fn ask<T: DeserializeOwned>(&self, path: &str, data: &impl Serialize) -> Option<T> {

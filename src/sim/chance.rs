@@ -38,7 +38,7 @@ impl Chance {
     pub fn within(&mut self, range: RangeInclusive<u64>) -> u64 {
         let (low, high) = range.into_inner();
         let size = u128::from(high.saturating_sub(low)) + 1;
-        let scaled = u128::from(self.bits()) * size >> 64;
+        let scaled = (u128::from(self.bits()) * size) >> 64;
         low + u64::try_from(scaled).expect("a product with a fraction of 2⁶⁴ is below the size")
     }
 

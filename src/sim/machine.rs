@@ -16,7 +16,7 @@ const PORT: u16 = 4001;
 
 /// A machine with a disk, and perhaps a node.
 #[derive(Debug)]
-pub struct Machine {
+pub(super) struct Machine {
     pub(super) keypair: Keypair,
     pub(super) peer: PeerId,
     /// Without the peer's name.

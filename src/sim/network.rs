@@ -73,10 +73,6 @@ impl World {
         self.chain.away_until <= self.now && !self.cuts.iter().flatten().any(|cut| cut.blocks_ledger(machine))
     }
 
-    fn is_lost(&mut self, from: usize, to: usize) -> bool {
-        self.is_cut(from, to) || self.loss.happens(self.scenario.network.loss_permille)
-    }
-
     fn links(&self, index: usize) -> Vec<usize> {
         self.machines[index].node.iter().flat_map(|node| node.links.iter().copied()).collect()
     }
@@ -192,7 +188,12 @@ impl World {
             self.reach(index, self.now + Duration::from_millis(timeout_millis), timeout);
         }
         at = at + self.transfer(frame.carried.length());
-        if !self.is_lost(index, other) {
+        if self.loss.happens(self.scenario.network.loss_permille) {
+            // Transports repeat what is lost; what can break is the stream, and then the caller hears of it.
+            let caller = if is_request { index } else { other };
+            return self.reach(caller, at, Delivery::CallFailed { protocol, call, error: SendError::Closed });
+        }
+        if !self.is_cut(index, other) {
             let frame = Frame { peer: self.machines[index].peer, ..frame };
             self.reach(other, at, Delivery::Frame { from: index, frame });
         }
@@ -247,7 +248,8 @@ impl World {
             for _ in 0..copies {
                 self.counts.messages += 1;
                 self.counts.bytes += bytes.len() as u64;
-                if !self.is_lost(index, *other) {
+                let lost = self.loss.happens(self.scenario.network.loss_permille);
+                if !lost && !self.is_cut(index, *other) {
                     let at = self.now + self.one_way() + self.transfer(bytes.len());
                     let what = Delivery::Gossip { from, topic: topic.to_owned(), id, bytes: bytes.clone() };
                     self.reach(*other, at, what);

@@ -51,7 +51,7 @@ pub(super) enum Effect {
     Submit { id: u64, message: Message, durable: bool },
     FindProviders(crate::types::ContentId),
     Provide(crate::types::ContentId),
-    Reply { id: u64, result: Box<Result<api::Reply, api::Error>> },
+    Reply(Box<Result<api::Reply, api::Error>>),
     Notify(NodeEvent),
     Exit,
 }
@@ -214,7 +214,7 @@ impl Node {
 
     /// Takes note of a gossip message; true if it is new and on a topic of this node.
     pub(super) fn hear(&mut self, id: Digest, topic: &str, bytes: &Bytes, now: Time) -> bool {
-        self.heard.retain(|_, heard| now.since(heard.at) < crate::swarm::GOSSIP_MEMORY);
+        self.heard.retain(|_, heard| now.since(heard.at) < crate::gossip::MEMORY);
         if !self.topics.contains(topic) || self.heard.contains_key(&id) {
             return false;
         }
@@ -313,7 +313,7 @@ impl Node {
             Output::Submit { id, message, durable, .. } => out.push(Effect::Submit { id, message, durable }),
             Output::FindProviders(root) => out.push(Effect::FindProviders(root)),
             Output::Provide(root) => out.push(Effect::Provide(root)),
-            Output::Reply { id, result } => out.push(Effect::Reply { id, result }),
+            Output::Reply { result, .. } => out.push(Effect::Reply(result)),
             Output::Notify(event) => out.push(Effect::Notify(event)),
             Output::Exit => out.push(Effect::Exit),
             // Addresses are known to the world; job ledgers, Kubo and the peers' file are not simulated.

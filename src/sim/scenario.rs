@@ -141,7 +141,7 @@ pub struct Network {
     pub jitter_millis: u64,
     /// What one message gets of a path, in kilobits (1,000 bits) a second; paths are not shared.
     pub kilobits: u64,
-    /// Messages of 1,000 that never arrive.
+    /// Gossip messages of 1,000 that never arrive, and requests and answers of 1,000 whose stream breaks.
     pub loss_permille: u32,
     /// Gossip messages and transactions of 1,000 that arrive twice.
     pub duplicate_permille: u32,
@@ -170,7 +170,7 @@ pub struct Ledger {
 impl Default for Ledger {
     /// As `testnet` runs it.
     fn default() -> Self {
-        Self { offline_after_millis: 4_000, faucet: 1_000_000_000, lease_millis: 120_000, audit_window_blocks: 20 }
+        Self { offline_after_millis: 3_500, faucet: 1_000_000_000, lease_millis: 120_000, audit_window_blocks: 20 }
     }
 }
 

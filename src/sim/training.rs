@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Records that a step sees.
-pub const BATCH: u64 = 32;
+pub(super) const BATCH: u64 = 32;
 /// Name of the model's one tensor.
 const WEIGHTS: &str = "weights";
 /// Name of the optimizer's one tensor: the bytes of the chain, as floats.
@@ -27,43 +27,43 @@ const SCALE: f32 = 256.0;
 
 /// The state of a script between two steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Chain(Digest);
+pub(super) struct Chain(Digest);
 
 /// What fixes a round of a slot.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
+pub(super) struct Inputs<'a> {
     /// The model file.
-    pub model: &'a [u8],
+    pub(super) model: &'a [u8],
     /// The optimizer file that the round begins from.
-    pub optimizer: Option<&'a [u8]>,
+    pub(super) optimizer: Option<&'a [u8]>,
     /// Bytes of the shard.
-    pub data: &'a [u8],
+    pub(super) data: &'a [u8],
     /// The slot's seed of this cursor.
-    pub seed: &'a Digest,
+    pub(super) seed: &'a Digest,
 }
 
 impl Chain {
     /// The state at a round's start.
-    pub fn begin(inputs: &Inputs<'_>) -> Self {
+    pub(super) fn begin(inputs: &Inputs<'_>) -> Self {
         let optimizer = inputs.optimizer.unwrap_or_default();
         let parts = [inputs.model, optimizer, inputs.data].map(|part| Digest::of(part).0);
         Self(Digest::of_parts("atlas/sim/begin", &[&parts[0], &parts[1], &parts[2], &inputs.seed.0]))
     }
 
     /// The state after the steps from `from` up to `to`, with this seed.
-    pub fn advance(self, seed: &Digest, from: u32, to: u32) -> Self {
+    pub(super) fn advance(self, seed: &Digest, from: u32, to: u32) -> Self {
         (from..to).fold(self, |chain, step| {
             Self(Digest::of_parts("atlas/sim/step", &[&chain.0.0, &seed.0, &step.to_be_bytes()]))
         })
     }
 
     /// The checkpoint's directory in this state.
-    pub fn to_directory(self) -> Directory {
+    pub(super) fn to_directory(self) -> Directory {
         Directory::of([(MODEL, self.model()), (OPTIMIZER, self.optimizer())])
     }
 
     /// The state that a checkpoint's directory holds.
-    pub fn from_directory(directory: &Directory) -> Option<Self> {
+    pub(super) fn from_directory(directory: &Directory) -> Option<Self> {
         let file = directory.0.get(OPTIMIZER)?;
         let tensors = Tensors::parse(Bytes::copy_from_slice(file)).ok()?;
         let floats = tensors.get(CHAIN)?.data.chunks_exact(4).map(|bytes| bytes.try_into().map(f32::from_le_bytes));
@@ -86,7 +86,7 @@ impl Chain {
 }
 
 /// The model that a job begins from.
-pub fn initial_model(seed: u64) -> Vec<u8> {
+pub(super) fn initial_model(seed: u64) -> Vec<u8> {
     Chain(Digest::of_parts("atlas/sim/model", &[&seed.to_be_bytes()])).model()
 }
 

@@ -30,10 +30,9 @@ pub(super) fn genesis(scenario: &Scenario, validator: &Machine) -> Genesis {
         chain_id: CHAIN_ID.to_owned(),
         parameters: Parameters {
             faucet_per_account: ledger.faucet,
-            offline_after_millis: ledger.offline_after_millis,
             lease_millis: ledger.lease_millis,
             audit_window_blocks: ledger.audit_window_blocks,
-            ..Parameters::default()
+            ..Parameters::with_offline_after(ledger.offline_after_millis)
         },
         accounts: BTreeMap::new(),
         time: BEGIN,

@@ -11,7 +11,7 @@ use super::{
     edges,
     fault::{self, Fault},
     host::{Call, Carried, Frame},
-    invariant::{Violation, Watch},
+    invariant::{FULL_CHECK, Violation, Watch},
     ledger_link,
     machine::Machine,
     network::Cut,
@@ -93,7 +93,7 @@ pub(super) struct Counts {
 }
 
 /// The world.
-pub struct World {
+pub(super) struct World {
     pub(super) scenario: Scenario,
     pub(super) seed: u64,
     pub(super) now: Time,
@@ -191,6 +191,9 @@ impl World {
             self.counts.events += 1;
             self.record.happening(at, &happening);
             self.happen(happening);
+            if self.violation.is_none() && self.counts.events.is_multiple_of(FULL_CHECK) {
+                self.violation = Watch::full_check(self).err();
+            }
         }
         if self.violation.is_none() {
             self.violation = Watch::last_check(self).err();
@@ -322,7 +325,10 @@ impl World {
     fn on_edge(&mut self, index: usize, id: u64, request: Request) {
         let machine = &self.machines[index];
         let Some(node) = &machine.node else { return };
-        let answer = edges::perform(machine, &node.scripts, request);
+        let mut answer = edges::perform(machine, &node.scripts, request);
+        if self.plant == Some(super::Plant::OtherModel) && index == 1 {
+            edges::spoil(&mut answer);
+        }
         if let Err(violation) = self.watch.on_answer(index, &answer) {
             self.violation = Some(violation);
         }
@@ -414,7 +420,7 @@ impl World {
                     known.push(index);
                 }
             }
-            Effect::Reply { result, .. } => self.reply = Some(*result),
+            Effect::Reply(result) => self.reply = Some(*result),
             Effect::Notify(event) => self.on_event(index, &event),
             Effect::Exit => self.on_exit(index),
         }
@@ -446,7 +452,10 @@ impl World {
     /// Takes over what a block changed; returns it.
     pub(super) fn read_block(&mut self) {
         loop {
-            let changes = self.chain.changes(self.view.height);
+            let mut changes = self.chain.changes(self.view.height);
+            if self.plant == Some(super::Plant::MoneyLost) {
+                changes.jobs.iter_mut().for_each(|job| job.escrow = job.escrow.saturating_sub(1));
+            }
             let more = changes.more;
             if let Err(violation) = self.watch.on_changes(&changes) {
                 self.violation = Some(violation);

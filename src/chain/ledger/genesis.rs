@@ -91,6 +91,16 @@ impl Default for Parameters {
     }
 }
 
+impl Parameters {
+    /// The defaults for a ledger on which nodes are offline after so many milliseconds. One block adds at most a third of
+    /// them to live time: the first block after the ledger was away must not use them up before a beat could come.
+    pub fn with_offline_after(millis: u64) -> Self {
+        let default = Self::default();
+        let step = default.live_step_max_millis.min(millis / 3).max(1);
+        Self { offline_after_millis: millis, live_step_max_millis: step, ..default }
+    }
+}
+
 /// Why a genesis was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenesisError {

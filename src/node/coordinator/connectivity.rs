@@ -41,7 +41,7 @@ pub(super) struct Connectivity {
 impl Connectivity {
     /// Adds a bootstrap address. It is dialled until connected, for ever.
     pub(super) fn add_bootstrap(&mut self, address: Multiaddr, now: Time) {
-        let name = crate::swarm::peer_of(&address).map_or_else(|| address.to_string(), |peer| peer.to_string());
+        let name = crate::identity::peer_of(&address).map_or_else(|| address.to_string(), |peer| peer.to_string());
         let target = self.target(name, now);
         target.bootstrap = true;
         target.addresses.insert(address);

@@ -10,13 +10,13 @@ use crate::{
         self, Announcement, AssignmentNotice, JobMessage, JobUpdate, Rollback, StatusChange, TOPIC_ASSIGN,
         TOPIC_HEARTBEAT, TOPIC_JOBS, TOPIC_ROLLBACK,
     },
-    health, identity, recovery, round, swarm,
+    health, identity, recovery, round,
     types::{NodeKey, NodeStatus, Signed, SignedObject, Time},
     validator,
 };
 
 /// Messages older or newer than this are not forwarded: duplicates are remembered no longer.
-const MAX_AGE: Duration = swarm::GOSSIP_MEMORY;
+const MAX_AGE: Duration = gossip::MEMORY;
 /// Announcements kept; the oldest goes first. The ledger has them all.
 const MAX_ANNOUNCEMENTS: usize = 1_024;
 /// Ledgers of single jobs that are followed at once; a further one is left to others.

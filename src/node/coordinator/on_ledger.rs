@@ -68,6 +68,7 @@ impl Coordinator {
         self.notify_touched(ledger, &touched);
         if !touched.statuses.is_empty() {
             self.update_members();
+            self.give_up_on_gone(&touched);
         }
         if complete {
             self.register_if_needed(ledger);
@@ -75,6 +76,26 @@ impl Coordinator {
         self.tell_recovery(ledger, &touched);
         for job in &touched.jobs {
             self.reconcile_job(ledger, *job);
+        }
+    }
+
+    /// Nodes that went offline will not answer: what they were asked, others are asked at once. The carrier would wait
+    /// for minutes if the machine vanished without closing a connection.
+    fn give_up_on_gone(&mut self, touched: &Touched) {
+        let gone = |node: &NodeKey| touched.statuses.get(node) == Some(&NodeStatus::Offline);
+        let asked = |pending: &Pending| match pending {
+            Pending::Verify { peer, .. } | Pending::CheckpointHold { peer, .. } => gone(peer),
+            _ => false,
+        };
+        let ids: Vec<u64> = self.pending.iter().filter(|(_, pending)| asked(pending)).map(|(id, _)| *id).collect();
+        for pending in ids.into_iter().filter_map(|id| self.take_pending(id)).collect::<Vec<_>>() {
+            match pending {
+                Pending::Verify { task, round, .. } => self.on_verifier_gone(task, round),
+                Pending::CheckpointHold { hold, .. } => {
+                    self.recovery.handle(recovery::Input::HoldFailed { id: hold }, self.now);
+                }
+                _ => {}
+            }
         }
     }
 

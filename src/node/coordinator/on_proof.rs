@@ -147,12 +147,12 @@ impl Coordinator {
             work.verifiers_tried.insert(node);
             work.retry_at = None;
         }
-        let id = self.wait_for(Pending::Verify { task, round });
+        let id = self.wait_for(Pending::Verify { task, round, peer: node });
         self.output(Output::Proof(Input::Verify { id, peer, receipt }));
     }
 
     fn on_verified(&mut self, id: u64, peer: PeerId, attestation: Signed) {
-        let Some(Pending::Verify { task, round }) = self.take_pending(id) else { return };
+        let Some(Pending::Verify { task, round, .. }) = self.take_pending(id) else { return };
         let Some(work) = self.works.get_mut(&task) else { return };
         if work.round != round || work.phase != Phase::Proving {
             return;
@@ -171,15 +171,26 @@ impl Coordinator {
     }
 
     fn on_verify_failed(&mut self, id: u64, peer: PeerId, reason: &Refused) {
-        let Some(Pending::Verify { task, round }) = self.take_pending(id) else { return };
+        let Some(Pending::Verify { task, round, .. }) = self.take_pending(id) else { return };
         tracing::info!(%task, round, %peer, reason = reason.reason, "the receipt was not attested");
-        if self.works.get(&task).is_none_or(|work| work.round != round || work.phase != Phase::Proving) {
+        if !self.is_proving(task, round) {
             return;
         }
         if !reason.retryable {
             self.notify(NodeEvent::ReceiptRefused { task, round, reason: reason.reason.clone() });
         }
         self.ask_verifier(task);
+    }
+
+    /// The node that was asked to check a receipt is gone: the next in line is asked.
+    pub(super) fn on_verifier_gone(&mut self, task: TaskId, round: Round) {
+        if self.is_proving(task, round) {
+            self.ask_verifier(task);
+        }
+    }
+
+    fn is_proving(&self, task: TaskId, round: Round) -> bool {
+        self.works.get(&task).is_some_and(|work| work.round == round && work.phase == Phase::Proving)
     }
 
     pub(super) fn on_receipt_answered(&mut self, task: TaskId, round: Round, code: u32, log: &str) {

@@ -47,7 +47,7 @@ impl Coordinator {
     fn ask_hold(&mut self, hold: u64, root: ContentId, size: u64, node: &NodeKey) {
         match identity::peer_id(node) {
             Some(peer) => {
-                let id = self.wait_for(Pending::CheckpointHold { hold });
+                let id = self.wait_for(Pending::CheckpointHold { hold, peer: *node });
                 self.output(Output::Shard(shard::Input::AskHold { id, root, size, peer }));
             }
             None => self.recovery.handle(Input::HoldFailed { id: hold }, self.now),

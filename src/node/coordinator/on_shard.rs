@@ -29,7 +29,7 @@ impl Coordinator {
 
     fn on_hold_answered(&mut self, id: u64, peer: libp2p::PeerId, result: Result<(), String>) {
         match self.take_pending(id) {
-            Some(Pending::CheckpointHold { hold }) => {
+            Some(Pending::CheckpointHold { hold, .. }) => {
                 let input = match result {
                     Ok(()) => recovery::Input::Held { id: hold },
                     Err(reason) => {

@@ -33,7 +33,7 @@ pub(super) enum Pending {
     /// A peer was asked to hold content of a submission.
     SubmissionHold { submission: u64, root: ContentId, peer: PeerId },
     /// A peer was asked to hold a checkpoint.
-    CheckpointHold { hold: u64 },
+    CheckpointHold { hold: u64, peer: NodeKey },
     /// A peer was offered a slot.
     Offer { job: JobId, slot: Slot },
     /// The update of a finished round is made.
@@ -45,7 +45,7 @@ pub(super) enum Pending {
     /// A checkpoint is read to continue from.
     LoadCheckpoint { task: TaskId, purpose: LoadPurpose },
     /// A peer was asked to verify a receipt.
-    Verify { task: TaskId, round: Round },
+    Verify { task: TaskId, round: Round, peer: NodeKey },
     /// Another node's update is checked.
     CheckUpdate(Box<CheckReceipt>),
     /// A round is aggregated.

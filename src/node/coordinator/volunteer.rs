@@ -93,7 +93,8 @@ impl Coordinator {
             return;
         }
         tracing::info!(%task, generation, log, "another node has the lease");
-        if self.works.get(&task).is_some_and(|work| work.phase == Phase::Leasing) {
+        let asked = |work: &Work| work.phase == Phase::Leasing && work.generation == generation.saturating_add(1);
+        if self.works.get(&task).is_some_and(asked) {
             self.works.remove(&task);
             self.release(task);
         }

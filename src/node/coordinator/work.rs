@@ -162,8 +162,10 @@ impl Coordinator {
         let open = job.status == JobStatus::Open;
         let paused = job.paused;
         let leasing = self.works.get(&task).is_some_and(|work| work.phase == Phase::Leasing);
+        // The generation that was asked for is here or over, and not ours: it was another's, or ours and lost unseen.
+        let missed = self.works.get(&task).is_some_and(|work| generation >= work.generation);
         if !held || !open {
-            if !leasing || !open {
+            if !leasing || !open || missed {
                 self.drop_work(task, open);
             }
             return;

@@ -56,7 +56,7 @@ impl Watch {
         Self {
             leases: leases::Leases::default(),
             batches: batches::Batches::new(scenario),
-            escrow: escrow::Escrow::default(),
+            escrow: escrow::Escrow,
             checkpoints: checkpoints::Checkpoints::default(),
             model: model::Model::default(),
             quorum: scenario.job.quorum,

@@ -1,6 +1,6 @@
 //! The executor with real processes behind the real launcher.
 
 mod digits;
-mod host;
+pub(crate) mod host;
 mod inference;
 mod sandbox;

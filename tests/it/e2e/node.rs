@@ -1,0 +1,182 @@
+//! One node process of a test: the binary that people start, with a data directory and a log of its own.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use atlas_node::{
+    api::{NodeEvent, Status, client::Client},
+    config::keys::KEYS,
+};
+use futures::{Stream, StreamExt};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::wait::{START, STOP, until};
+use crate::executor::host::python;
+
+/// Lines of a log that are shown when a test fails.
+const LOG_TAIL: usize = 60;
+
+/// The program, in an environment without settings of whoever runs the tests.
+pub(super) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_atlas-node"));
+    for key in KEYS {
+        command.env_remove(key.variable).env_remove(key.atlas_variable());
+    }
+    command.env_remove("ATLAS_CONFIG").env_remove("ATLAS_DATA_DIR");
+    command
+}
+
+/// A node, running or not. Dropping it ends its process.
+pub(super) struct Node {
+    pub(super) label: String,
+    pub(super) data_dir: PathBuf,
+    log: PathBuf,
+    flags: Vec<String>,
+    child: Option<Child>,
+    /// Known once it was up.
+    pub(super) peer_id: String,
+    /// The first address that it listened on, with its peer id.
+    pub(super) address: String,
+}
+
+impl Node {
+    /// A node that is not started yet, in a directory of its own below `directory`.
+    pub(super) fn new(directory: &Path, label: &str, flags: &[&str]) -> Self {
+        Self {
+            label: label.to_owned(),
+            data_dir: directory.join(label),
+            log: directory.join(format!("{label}.log")),
+            flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            child: None,
+            peer_id: String::new(),
+            address: String::new(),
+        }
+    }
+
+    /// `atlas-node start` as an operator types it, but on loopback, with fast beats, and tied to the test's life.
+    pub(super) fn start_command(&self) -> Command {
+        let mut command = program();
+        command
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .args(["start", "--exit-with-parent", "--node-id", &self.label])
+            .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--no-upnp", "--no-gpu", "--ipfs-api", "none"])
+            .args(["--heartbeat-interval", "1", "--heartbeat-timeout", "3.5"])
+            .arg("--python")
+            .arg(python())
+            .args(&self.flags)
+            .stdin(Stdio::piped());
+        command
+    }
+
+    /// Starts the process, without waiting.
+    pub(super) fn spawn(&mut self) {
+        let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let mut command = self.start_command();
+        command.stdout(log.try_clone().unwrap()).stderr(log);
+        assert!(self.child.replace(command.spawn().unwrap()).is_none(), "{} runs already", self.label);
+    }
+
+    /// Starts the process and waits until it answers and listens.
+    pub(super) async fn start(&mut self) {
+        self.spawn();
+        let status = self.until_status("it listens", |status| !status.listen.is_empty()).await;
+        self.peer_id = status.peer_id;
+        self.address = status.listen[0].clone();
+    }
+
+    /// Waits until its status is as wanted.
+    pub(super) async fn until_status(&mut self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+        let label = self.label.clone();
+        until(&format!("{label}: {what}"), START, async || {
+            assert!(self.is_running(), "{label} ended by itself");
+            let status = Client::connect(&self.data_dir).ok()?.status().await.ok()?;
+            wanted(&status).then_some(status)
+        })
+        .await
+    }
+
+    /// Its control socket.
+    pub(super) fn client(&self) -> Client {
+        Client::connect(&self.data_dir).unwrap_or_else(|error| panic!("{}: {error}", self.label))
+    }
+
+    /// What it reports from now on.
+    pub(super) async fn events(&self) -> impl Stream<Item = NodeEvent> + Unpin + use<> {
+        let events = self.client().events().await.unwrap();
+        Box::pin(events.filter_map(async |event| event.ok()))
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        let id = self.child.as_ref().expect("the node was started").id();
+        Pid::from_raw(i32::try_from(id).unwrap())
+    }
+
+    /// SIGKILL, and waits until the process is gone.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Waits until a node that was asked to stop has stopped in order.
+    pub(super) async fn stopped(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the node was started");
+        until(&format!("{} stops", self.label), STOP, async || child.try_wait().unwrap()).await
+    }
+
+    /// SIGTERM, without waiting.
+    pub(super) fn ask_to_stop(&self) {
+        kill(self.pid(), Signal::SIGTERM).unwrap();
+    }
+
+    pub(super) fn is_running(&mut self) -> bool {
+        self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Another command of the program, for this node.
+    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program();
+        command.arg("--data-dir").arg(&self.data_dir).args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    fn print_log(&self) {
+        let text = File::open(&self.log).and_then(std::io::read_to_string).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
+        eprintln!("--- the end of what {} logged\n{}", self.label, tail.join("\n"));
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            self.print_log();
+        }
+    }
+}
+
+/// Processes whose command line or environment speaks of `directory`: nodes, launchers and scripts.
+pub(super) fn processes_of(directory: &Path) -> Vec<(i32, String)> {
+    let needle = directory.to_str().unwrap();
+    let process = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let id = path.file_name()?.to_str()?.parse().ok()?;
+        let read = |name| fs::read(path.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).replace('\0', " "));
+        let command = read("cmdline").ok()?;
+        let working = fs::read_link(path.join("cwd")).unwrap_or_default();
+        let ours = command.contains(needle) || working.starts_with(directory) || read("environ").ok()?.contains(needle);
+        // A process that has ended but whose parent has not looked yet has no command line.
+        (ours && !command.is_empty()).then_some((id, command))
+    };
+    fs::read_dir("/proc").unwrap().filter_map(process).collect()
+}
