@@ -21,11 +21,9 @@ use crate::{
 
 /// Transfers at once; a further one fails at once, and says so.
 const MAX_TRANSFERS: usize = 1024;
-/// Requests for blocks in flight to all peers together. An answer holds at most 2 MiB and mostly 1, until it is
-/// written: this bounds the memory of all transfers.
-const MAX_OUTSTANDING: usize = 24;
-/// Bytes of blocks to be written, beside the answers in flight, over which no further request is made.
-const MAX_WRITES: usize = 24;
+/// Requests for blocks in flight to all peers, and answers that are being written, together. An answer holds at most 2
+/// MiB and mostly 1, until it is written: this bounds the memory of all transfers. No further request is made over it.
+const MAX_UNDER_WAY: usize = 24;
 /// Pause between two calls for providers of one transfer.
 const WANT_PAUSE: Duration = Duration::from_secs(10);
 /// Pause between two reports of progress.
@@ -323,7 +321,7 @@ impl State {
 
     /// Makes one request for blocks of this transfer; false if none can be made.
     fn ask_someone(&mut self, root: ContentId, now: Time) -> bool {
-        if self.outstanding() >= MAX_OUTSTANDING || self.writes() >= MAX_WRITES {
+        if self.outstanding() + self.writes() >= MAX_UNDER_WAY {
             return false;
         }
         let Some(transfer) = self.transfers.get_mut(&root) else {
