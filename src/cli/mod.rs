@@ -147,7 +147,10 @@ fn run(cli: Cli) -> Result<(), Error> {
     };
     let context = Context { data_dir: data_dir(cli.global.data_dir)?, output: Output::new(cli.global.json) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Error::Runtime)?;
-    runtime.block_on(dispatch(command, context))
+    let result = runtime.block_on(dispatch(command, context));
+    // A read of standard input (`--exit-with-parent`) can't be interrupted: waiting for it would keep a stopped node alive.
+    runtime.shutdown_background();
+    result
 }
 
 async fn dispatch(command: Command, mut context: Context) -> Result<(), Error> {

@@ -73,6 +73,7 @@ impl Coordinator {
         if complete {
             self.register_if_needed(ledger);
         }
+        self.tend_submissions();
         self.tell_recovery(ledger, &touched);
         for job in &touched.jobs {
             self.reconcile_job(ledger, *job);

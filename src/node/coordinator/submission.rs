@@ -50,6 +50,8 @@ pub(super) struct Submission {
     sizes: BTreeMap<ContentId, u64>,
     ledger: LedgerId,
     job: Option<JobId>,
+    /// Its transaction is on its way.
+    sent: bool,
     /// Which peers hold which roots; `None` while one is asked.
     holds: BTreeMap<ContentId, BTreeMap<PeerId, Option<bool>>>,
     give_up_at: Time,
@@ -92,6 +94,7 @@ impl Coordinator {
             sizes: BTreeMap::new(),
             ledger: self.config.ledger.clone(),
             job: None,
+            sent: false,
             holds: BTreeMap::new(),
             give_up_at: self.now + COMMIT_WITHIN,
             announce_at: Time(u64::MAX),
@@ -159,11 +162,18 @@ impl Coordinator {
         }
     }
 
+    /// Sends the job, once this node stands on its ledger: an account that does not has no balance to put into escrow.
     fn submit_job(&mut self, id: u64) {
         let Some(submission) = self.submissions.get(&id) else { return };
         let Some(spec) = submission.spec.clone() else { return };
         let (ledger, shards) = (submission.ledger.clone(), submission.shards.clone());
-        self.register_if_needed(&ledger);
+        let registered = self.ledgers.get(&ledger).is_some_and(|state| state.view.nodes.contains_key(&self.me));
+        if !registered || submission.sent {
+            return;
+        }
+        if let Some(submission) = self.submissions.get_mut(&id) {
+            submission.sent = true;
+        }
         let message = Message::SubmitJob { spec, shards };
         self.submit(&ledger, message, true, Pending::SubmitJob { submission: id });
     }
@@ -275,6 +285,7 @@ impl Coordinator {
                     let message = format!("ledger `{}` did not commit the job in time", submission.ledger);
                     self.fail_submission(id, ErrorCode::Unavailable, message);
                 }
+                None if submission.spec.is_some() => self.submit_job(id),
                 None => {}
                 Some(job) => {
                     let wanted = submission.spec.as_ref().map_or(0, |spec| spec.copies);
