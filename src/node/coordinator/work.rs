@@ -185,12 +185,14 @@ impl Coordinator {
                 self.begin_round(task, round);
             }
             Phase::HandingBack | Phase::Stopping => {}
-            _ if work.round < round => self.begin_round(task, round),
+            _ if work.round < round && !paused => self.begin_round(task, round),
             Phase::Settling if has_receipt => self.on_receipt_stands(task),
             Phase::Proving if work.retry_at.is_some_and(|at| at <= self.now) => self.ask_verifier(task),
             Phase::Backoff(until) if until <= self.now && !paused => self.begin_round(task, round),
             Phase::Paused if !paused => self.resume_task(task, round),
-            Phase::Fetching | Phase::Running if paused && status != TaskStatus::Paused => self.pause_task(task),
+            Phase::Fetching | Phase::Running | Phase::Waiting if paused && status != TaskStatus::Paused => {
+                self.pause_task(task);
+            }
             _ => {}
         }
     }

@@ -116,12 +116,12 @@ impl Lab {
         detail
     }
 
-    /// Waits until `observer` sees every node online on the ledger.
+    /// Waits until `observer` sees every node present on the ledger. One that came back is `recovering` until it takes a task.
     pub(super) async fn all_online(&self, observer: usize) {
         let client = self.nodes[observer].client();
         until("every node is online on the ledger", START, async || {
             let nodes = client.nodes().await.ok()?;
-            let online = nodes.iter().filter(|node| node.status == atlas_node::types::NodeStatus::Online).count();
+            let online = nodes.iter().filter(|node| node.status != atlas_node::types::NodeStatus::Offline).count();
             (online == self.nodes.len()).then_some(())
         })
         .await;
