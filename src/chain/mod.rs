@@ -4,5 +4,10 @@
 //! machine, real blocks and headers, served as Tendermint JSON-RPC), an ABCI application, and the simulator.
 //! Everyone else sends [`wire::Transaction`]s and reads [`records`] through a client, exactly as from a real chain.
 
+pub mod client;
+pub mod embedded;
+pub mod ledger;
+mod log;
 pub mod records;
+pub mod rpc;
 pub mod wire;

@@ -74,8 +74,7 @@ pub struct Job {
     pub round_opened_height: u64,
     /// Block time at which it opened.
     pub round_opened_at: Time,
-    /// `params_root` of the present model; `None` until the first round closed (the initial model's root is computed
-    /// from `spec.model`).
+    /// `params_root` of the present model; `None` until the first round closed (`spec.model_root` until then).
     pub model_root: Option<Digest>,
     /// The present model; `spec.model` until the first round closed.
     pub model_cid: ContentId,
@@ -202,11 +201,12 @@ pub struct Model {
 pub struct Changes {
     /// The height this brings the reader to.
     pub height: u64,
-    /// Block time at that height.
+    /// Time of the ledger's last block, which is that height's unless `more`.
     pub time: Time,
-    /// App hash after that height's block.
+    /// App hash after the ledger's last block.
     pub app_hash: Digest,
-    /// True if objects were left out (at most 1,000 a kind are sent): ask again with `height`.
+    /// True if objects were left out: ask again with `height`. A page is cut between heights, so that nothing is
+    /// lost; it has at most 1,000 objects of a kind and 2 MiB, or else the objects of one height.
     pub more: bool,
     /// Nodes.
     pub nodes: Vec<Node>,

@@ -48,6 +48,7 @@ pub enum Message {
         attributes: BTreeMap<String, String>,
     },
     /// One or more heartbeats, each signed by its node ([`crate::types::Beat`]); the creator need not be one of them.
+    /// A bad one does not spoil the others: it fails only if none is taken. Answers how many were (`u32`) as data.
     UpdateHeartbeat {
         /// At most [`MAX_BEATS`].
         beats: Vec<Signed>,
@@ -66,7 +67,8 @@ pub enum Message {
         /// The shard of the new, highest slot.
         shard: ShardSpec,
     },
-    /// Takes the lease of a pending task. Fails if it is taken, or if `generation` is not the task's own.
+    /// Takes the lease of a pending task, or of one that is delegated to the creator. Fails if it is taken, or if
+    /// `generation` is not the task's own. Answers the lease's generation, which is one more, as data.
     TakeLease {
         /// The task.
         task_id: TaskId,
@@ -75,6 +77,8 @@ pub enum Message {
     },
     /// What the holder says of its task: started, progress with a checkpoint (which renews the lease), paused,
     /// resumed, rollback (hands it back), delegated, failed. Every transition that the state machine lacks fails.
+    /// A task that is reported as failed goes to another node like a rollback, and fails, and its job with it, when
+    /// that has happened `task_failures` times without an applied round in between.
     UpdateTaskStatus {
         /// The task.
         task_id: TaskId,
@@ -110,14 +114,14 @@ pub enum Message {
         /// The job.
         job_id: JobId,
     },
-    /// Pauses or resumes an own job: no new lease is given while it is paused.
+    /// Pauses or resumes an own job: while it is paused no new lease is given, and none lapses by lack of progress.
     PauseJob {
         /// The job.
         job_id: JobId,
         /// True to pause.
         paused: bool,
     },
-    /// Registers a model.
+    /// Registers a model under `{name}:{version}`, once; `name` has no colon. Answers that id as data.
     RegisterModel {
         /// Its name, at most 64 characters.
         name: String,
@@ -173,11 +177,11 @@ pub enum Code {
 pub mod query {
     /// data: [`crate::types::NodeKey`]; answer: `Option<records::Node>`.
     pub const GET_NODE: &str = "/atlas.compute.Query/GetNode";
-    /// data: empty; answer: `Vec<records::Node>`.
+    /// data: empty, or the last node key seen; answer: `Vec<records::Node>`, at most 1,000, by key.
     pub const LIST_NODES: &str = "/atlas.compute.Query/ListNodes";
     /// data: [`crate::types::JobId`]; answer: `Option<records::Job>`.
     pub const GET_JOB: &str = "/atlas.training.Query/GetJob";
-    /// data: empty; answer: `Vec<records::Job>`.
+    /// data: empty, or the last job id seen; answer: `Vec<records::Job>`, at most 1,000, by id.
     pub const LIST_JOBS: &str = "/atlas.training.Query/ListJobs";
     /// data: [`crate::types::TaskId`]; answer: `Option<records::Task>`.
     pub const GET_TASK: &str = "/atlas.training.Query/GetTask";
@@ -185,11 +189,13 @@ pub mod query {
     pub const GET_TASKS_BY_JOB: &str = "/atlas.training.Query/GetTasksByJob";
     /// data: model id; answer: `Option<records::Model>`.
     pub const GET_MODEL: &str = "/atlas.model.Query/GetModel";
-    /// data: empty; answer: `Vec<records::Model>`.
+    /// data: empty, or the last model id seen; answer: `Vec<records::Model>`, at most 1,000, by id.
     pub const LIST_MODELS: &str = "/atlas.model.Query/ListModels";
     /// data: [`crate::types::NodeKey`]; answer: `records::Account`.
     pub const GET_ACCOUNT: &str = "/atlas.ledger.Query/GetAccount";
     /// data: u64, a height; answer: [`super::super::records::Changes`], everything changed after that height.
     /// This is what a node's view of the ledger is kept current with.
     pub const CHANGES: &str = "/atlas.ledger.Query/Changes";
+    /// data: `ledger::Key`; answer: `ledger::Proof`, which holds against the app hash of the last block.
+    pub const PROVE: &str = "/atlas.ledger.Query/Prove";
 }

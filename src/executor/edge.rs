@@ -251,6 +251,15 @@ impl Supervisor {
         &self.shared
     }
 
+    /// The interpreter that runs scripts, and its version. Blocks for some 0.2 s the first time.
+    ///
+    /// # Errors
+    /// If there is none that works.
+    pub fn python(&self) -> std::io::Result<(PathBuf, String)> {
+        let found = self.shared.interpreter()?;
+        Ok((found.executable.clone(), found.version.clone()))
+    }
+
     fn launch(&self, process: ProcessId, spec: RunSpec, continue_from: Option<(Step, PathBuf)>) {
         let (orders, inbox) = mpsc::channel(MAX_ORDERS);
         let directory = self.shared.root.directory_of(&spec, process);

@@ -22,6 +22,8 @@ pub const TOPIC_HEARTBEAT: &str = "/atlas/heartbeat";
 
 /// The longest gossip message in bytes; gossipsub's own default limit, and enough for 200 shards.
 pub const MAX_MESSAGE: usize = 64 * 1024;
+/// Bytes that the envelope ([`Signed`]) adds to a message, at most.
+pub const ENVELOPE: usize = 256;
 
 /// The topic that the holders of a job's tasks join.
 pub fn updates_topic(job: &JobId) -> String {

@@ -30,6 +30,8 @@ pub struct Behaviour<S: State> {
     carrier: request_response::Behaviour<Codec<S>>,
     sent: HashMap<OutboundRequestId, RequestId>,
     received: HashMap<ResponseToken, (InboundRequestId, request_response::ResponseChannel<S::Response>)>,
+    /// Answers on their way to the network.
+    answering: HashMap<InboundRequestId, ResponseToken>,
     next_token: u64,
     /// When it fires, and the timer itself.
     timer: Option<(Time, Pin<Box<Sleep>>)>,
@@ -48,6 +50,7 @@ impl<S: State> Behaviour<S> {
             carrier: request_response::Behaviour::with_codec(Codec::default(), protocols, config),
             sent: HashMap::new(),
             received: HashMap::new(),
+            answering: HashMap::new(),
             next_token: 0,
             timer: None,
             waker: None,
@@ -75,16 +78,20 @@ impl<S: State> Behaviour<S> {
                     let outbound = self.carrier.send_request(&peer, request);
                     self.sent.insert(outbound, id);
                 }
-                Action::Respond { token, response } => {
-                    if let Some((_, channel)) = self.received.remove(&token) {
-                        // A failure means that the peer is gone, which the carrier reports by itself.
-                        let _ = self.carrier.send_response(channel, response);
-                    }
-                }
+                Action::Respond { token, response } => self.respond(token, response),
                 Action::Event(event) => return Some(event),
             }
         }
         None
+    }
+
+    fn respond(&mut self, token: ResponseToken, response: S::Response) {
+        let Some((inbound, channel)) = self.received.remove(&token) else {
+            return self.state.on_answered(token, clock::now());
+        };
+        self.answering.insert(inbound, token);
+        // A failure means that the peer is gone, which the carrier reports by itself.
+        let _ = self.carrier.send_response(channel, response);
     }
 
     fn on_carrier_event(&mut self, event: request_response::Event<S::Request, S::Response>) {
@@ -113,8 +120,17 @@ impl<S: State> Behaviour<S> {
             request_response::Event::InboundFailure { peer, request_id, error, .. } => {
                 tracing::debug!(%peer, protocol = S::PROTOCOL, %error, "an inbound request failed");
                 self.received.retain(|_, (inbound, _)| *inbound != request_id);
+                self.on_answered(request_id, now);
             }
-            request_response::Event::ResponseSent { .. } => {}
+            request_response::Event::ResponseSent { request_id, .. } => {
+                self.on_answered(request_id, now);
+            }
+        }
+    }
+
+    fn on_answered(&mut self, inbound: InboundRequestId, now: Time) {
+        if let Some(token) = self.answering.remove(&inbound) {
+            self.state.on_answered(token, now);
         }
     }
 

@@ -115,6 +115,10 @@ pub trait State: std::fmt::Debug + Send + Sized + 'static {
     /// A request of ours has its answer or will never have one.
     fn on_response(&mut self, peer: PeerId, id: RequestId, result: Result<Self::Response, SendError>, now: Time);
 
+    /// The answer to `token` was handed to the network, or never will be: its memory is free again. Follows each
+    /// [`Action::Respond`] exactly once.
+    fn on_answered(&mut self, _token: ResponseToken, _now: Time) {}
+
     /// The first connection to `peer` opened.
     fn on_connected(&mut self, _peer: PeerId, _now: Time) {}
 

@@ -1,4 +1,17 @@
-//! What edges need of content, behind a trait, so that a test can stand in for the disk.
+//! What edges need of content, behind a trait, so that a test can stand in for the disk; and what lies below it:
+//! the block store, the node format whose links it follows, and the key file.
+//!
+//! The store knows blocks, links and pins. It never talks to a peer, and never asks what a file is: that is
+//! `shard`'s.
+
+pub mod blocks;
+pub mod dag_pb;
+pub mod key_file;
+pub mod pins;
+pub mod protobuf;
+
+pub use blocks::{BlockStore, Quota};
+pub use pins::Pin;
 
 use std::{io, path::Path};
 

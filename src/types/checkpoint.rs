@@ -12,7 +12,8 @@ pub const CHECKPOINT_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What the ledger remembers of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CheckpointRef {
-    /// CID of the signed manifest (one raw block that holds a [`super::Signed`] [`CheckpointManifest`]).
+    /// CID of the checkpoint's root: a directory of `manifest` (a [`super::Signed`] [`CheckpointManifest`] in CBOR) and
+    /// `state/` (what the manifest's `cid` names), so that whoever holds this one DAG can continue from it.
     pub cid: ContentId,
     /// The round it belongs to.
     pub round: Round,
@@ -34,7 +35,7 @@ pub struct CheckpointManifest {
     pub iteration: Step,
     /// The node that wrote it; must be the signer.
     pub node: NodeKey,
-    /// CID of the directory: `model.safetensors`, `optim.safetensors` if the script has one, `state.json`.
+    /// CID of the state's directory: `model.safetensors`, and `optim.safetensors` and `state.json` if the script has them.
     pub cid: ContentId,
     /// Bytes of that directory's files.
     pub size: u64,
@@ -42,8 +43,8 @@ pub struct CheckpointManifest {
     pub state_root: Digest,
     /// `params_root` over the optimizer tensors; zero digest if there are none.
     pub opt_root: Digest,
-    /// State roots of the round so far: its start, each earlier checkpoint, this one. Whoever continues from here
-    /// needs them for the receipt's trace. At most 256.
+    /// State roots of the round so far: its start, each earlier kept checkpoint, this one. Whoever continues from here
+    /// needs them for the receipt's trace. 2 to 256.
     pub trace: Vec<Digest>,
     /// When it was written.
     pub timestamp: Time,

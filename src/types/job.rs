@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContentId, Resources};
+use super::{ContentId, Digest, Resources};
 
 /// Declares an enumeration whose text form is fixed (it is on the wire, in JSON and on the screen).
 macro_rules! words {
@@ -176,6 +176,8 @@ pub struct JobSpec {
     pub bundle: ContentId,
     /// The initial model, a safetensors file.
     pub model: ContentId,
+    /// `params_root` of the initial model, so that anybody knows what the first round's receipts must begin from.
+    pub model_root: Digest,
     /// The data set's manifest.
     pub dataset_cid: ContentId,
     /// Held-out data, a directory that no shard shares records with.

@@ -8,9 +8,11 @@ mod checkpoint;
 mod ids;
 mod job;
 mod receipt;
+pub mod rendezvous;
 mod resources;
 mod round;
 mod signed;
+mod speed;
 mod time;
 
 pub use beat::{Beat, Load};
@@ -27,4 +29,5 @@ pub use receipt::{Attestation, Metrics, Receipt};
 pub use resources::Resources;
 pub use round::{AppliedSlot, RoundOutcome, RoundVote};
 pub use signed::{Signed, SignedError, SignedObject};
+pub use speed::Speed;
 pub use time::Time;

@@ -22,7 +22,7 @@ pub trait SignedObject: Serialize + DeserializeOwned {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Signed {
     /// The CBOR encoding that was signed.
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "bytes_or_hex")]
     pub body: Vec<u8>,
     /// Who signed.
     pub signer: NodeKey,
@@ -79,4 +79,25 @@ impl Signed {
 
 fn signed_bytes<T: SignedObject>(body: &[u8]) -> Vec<u8> {
     [T::DOMAIN.as_bytes(), &[0], body].concat()
+}
+
+/// A byte string in CBOR, hexadecimal in JSON, as the identifiers are.
+mod bytes_or_hex {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&hex::encode(bytes))
+        } else {
+            serializer.serialize_bytes(bytes)
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        if deserializer.is_human_readable() {
+            hex::decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
+        } else {
+            serde_bytes::deserialize(deserializer)
+        }
+    }
 }

@@ -1,4 +1,5 @@
 //! Integration tests: real processes, real files, real sockets. One binary, because each binary links everything again.
 #![allow(clippy::unwrap_used, reason = "a test that can't set its scene has failed, and the line says where")]
 
+mod architecture;
 mod executor;

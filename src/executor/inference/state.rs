@@ -110,6 +110,13 @@ pub enum Event {
         /// The answer, or in words why there is none.
         result: Result<Answer, String>,
     },
+    /// A question that this node was asked ended, for whoever counts.
+    Served {
+        /// Of [`Event::Asked`].
+        ticket: u64,
+        /// Whether a worker answered it.
+        answered: bool,
+    },
     /// Have the host do this.
     Edge(edge::Request),
 }
@@ -310,6 +317,7 @@ impl State {
 
     fn finish(&mut self, ticket: u64, result: Result<Answer, String>) {
         if let Some(question) = self.questions.remove(&ticket) {
+            self.event(Event::Served { ticket, answered: result.is_ok() });
             self.answer(question.asker, result);
         }
     }
@@ -430,7 +438,7 @@ mod tests {
             None => None,
             other => panic!("{other:?}"),
         };
-        std::iter::from_fn(next).collect()
+        std::iter::from_fn(next).filter(|event| !matches!(event, Event::Served { .. })).collect()
     }
 
     fn started(state: &mut State) -> WorkerId {

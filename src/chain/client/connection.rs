@@ -1,0 +1,207 @@
+//! One way to a ledger, and the few things that the client asks there.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tendermint::Hash;
+use tendermint_rpc::{
+    Client as _, Error as RpcError, HttpClient, SimpleRequest, client::CompatMode, error::ErrorDetail,
+    response::Response as _,
+};
+
+use super::{
+    Config, Endpoint, Transport,
+    outbox::{Found, Sent},
+};
+use crate::{
+    chain::{
+        records::{Account, Changes},
+        wire::{Code, query},
+    },
+    codec,
+    types::{Digest, LedgerId, NodeKey},
+};
+
+/// A request without an answer for this long means that the endpoint is gone.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest answer of a query in bytes: a page of changes with a thousand jobs of many shards.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Why an endpoint is of no use now.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("it carries the ledger `{found}`, not `{wanted}`")]
+    WrongLedger { found: String, wanted: LedgerId },
+    #[error("its ledger `{ledger}` is signed by another key ({found}) than the expected {wanted}")]
+    WrongValidator { ledger: LedgerId, found: String, wanted: NodeKey },
+    #[error("it is at height {found}, behind height {seen} that was seen already")]
+    Behind { found: u64, seen: u64 },
+    #[error("it speaks an unknown version of the protocol: {0}")]
+    Version(#[source] RpcError),
+    #[error("its address is not usable: {0}")]
+    Address(#[source] RpcError),
+    #[error("{}", brief(.0))]
+    Rpc(RpcError),
+    #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
+    Timeout,
+    #[error("its answer to `{path}` is an error: {log}")]
+    Query { path: &'static str, log: String },
+    #[error("its answer to `{path}` is not what it should be")]
+    Answer { path: &'static str, source: codec::Error },
+}
+
+/// One line, without the trace that the library adds.
+fn brief(error: &RpcError) -> String {
+    let detail = error.detail().to_string();
+    detail.lines().next().unwrap_or_default().chars().take(300).collect()
+}
+
+/// A way to a ledger's JSON-RPC; the library's client trait gives it all calls.
+#[derive(Clone)]
+pub(super) enum Rpc {
+    Http(HttpClient),
+    Peer(Arc<dyn Transport>),
+}
+
+#[async_trait]
+impl tendermint_rpc::Client for Rpc {
+    async fn perform<R: SimpleRequest>(&self, request: R) -> Result<R::Output, RpcError> {
+        match self {
+            Self::Http(client) => client.perform(request).await,
+            Self::Peer(transport) => {
+                let answer = transport.call(request.into_json().into_bytes()).await;
+                let answer = answer.map_err(|error| RpcError::client_internal(error.to_string()))?;
+                R::Response::from_string(answer).map(Into::into)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http(_) => "Rpc::Http",
+            Self::Peer(_) => "Rpc::Peer",
+        })
+    }
+}
+
+/// Opens `endpoint` if it carries the ledger that `config` names, and is not behind `seen`.
+pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> Result<Rpc, Failure> {
+    let mut rpc = open(endpoint)?;
+    let status = timed(rpc.status()).await?;
+    let found = status.node_info.network.to_string();
+    if found != config.ledger {
+        return Err(Failure::WrongLedger { found, wanted: config.ledger.clone() });
+    }
+    if let Some(wanted) = config.validator
+        && status.validator_info.pub_key.to_bytes() != wanted.0
+    {
+        let found = hex::encode(status.validator_info.pub_key.to_bytes());
+        return Err(Failure::WrongValidator { ledger: config.ledger.clone(), found, wanted });
+    }
+    let height = status.sync_info.latest_block_height.value();
+    if height < seen {
+        return Err(Failure::Behind { found: height, seen });
+    }
+    let mode = CompatMode::from_version(status.node_info.version).map_err(Failure::Version)?;
+    if let Rpc::Http(client) = &mut rpc {
+        client.set_compat_mode(mode);
+    }
+    Ok(rpc)
+}
+
+fn open(endpoint: &Endpoint) -> Result<Rpc, Failure> {
+    Ok(match endpoint {
+        Endpoint::Http(url) => {
+            let url = url.parse().map_err(Failure::Address)?;
+            Rpc::Http(HttpClient::builder(url).timeout(REQUEST_TIMEOUT).build().map_err(Failure::Address)?)
+        }
+        Endpoint::Peer(transport) => Rpc::Peer(transport.clone()),
+    })
+}
+
+async fn timed<T>(call: impl Future<Output = Result<T, RpcError>>) -> Result<T, Failure> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
+        Ok(answer) => answer.map_err(Failure::Rpc),
+        Err(_) => Err(Failure::Timeout),
+    }
+}
+
+/// What the ledger itself said, if `failure` is its answer and not the way there.
+fn said(failure: &Failure) -> Option<String> {
+    match failure {
+        Failure::Rpc(error) => match error.detail() {
+            ErrorDetail::Response(response) => Some(response.source.to_string()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+impl Rpc {
+    /// Any query of [`query`]: code, log and answer.
+    pub(super) async fn ask(&self, path: &str, data: Vec<u8>) -> Result<(u32, String, Vec<u8>), Failure> {
+        let answer = timed(self.abci_query(Some(path.to_owned()), data, None, false)).await?;
+        Ok((answer.code.value(), answer.log, answer.value))
+    }
+
+    async fn ask_for<T: serde::de::DeserializeOwned>(&self, path: &'static str, data: Vec<u8>) -> Result<T, Failure> {
+        match self.ask(path, data).await? {
+            (0, _, value) => codec::decode(&value, MAX_ANSWER).map_err(|source| Failure::Answer { path, source }),
+            (_, log, _) => Err(Failure::Query { path, log }),
+        }
+    }
+
+    /// A page of what changed after `height`.
+    pub(super) async fn changes(&self, height: u64) -> Result<Changes, Failure> {
+        self.ask_for(query::CHANGES, codec::encode(&height)).await
+    }
+
+    /// The nonce of an account; 0 for one that the ledger does not know yet.
+    pub(super) async fn nonce(&self, account: &NodeKey) -> Result<u64, Failure> {
+        let account: Account = self.ask_for(query::GET_ACCOUNT, codec::encode(account)).await?;
+        Ok(account.nonce)
+    }
+
+    /// Offers a transaction. The error is the way there; it may have arrived.
+    pub(super) async fn send(&self, bytes: Vec<u8>) -> Result<Sent, Failure> {
+        match timed(self.broadcast_tx_sync(bytes)).await {
+            Ok(answer) if answer.code.is_ok() => Ok(Sent::Accepted),
+            Ok(answer) => Ok(Sent::Refused { code: answer.code.value(), log: answer.log }),
+            Err(failure) => match said(&failure) {
+                Some(text) => Ok(refusal(text)),
+                None => Err(failure),
+            },
+        }
+    }
+
+    /// A transaction that is in a block.
+    pub(super) async fn find(&self, hash: &Digest) -> Result<Option<Found>, Failure> {
+        match timed(self.tx(Hash::Sha256(hash.0), false)).await {
+            Ok(answer) => Ok(Some(Found {
+                code: answer.tx_result.code.value(),
+                log: answer.tx_result.log,
+                data: answer.tx_result.data.into(),
+                height: answer.height.value(),
+            })),
+            // Any other word may mean that it is there and can't be shown: no reason to send it again.
+            Err(failure) if said(&failure).is_some_and(|text| text.contains("not found")) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+}
+
+/// What CometBFT's words for a refused transaction mean; they are not codes in every version.
+fn refusal(text: String) -> Sent {
+    if text.contains("already exists in cache") {
+        Sent::Accepted
+    } else if text.contains("too large") {
+        Sent::Impossible { reason: text }
+    } else if text.contains("decod") || text.contains("unmarshal") {
+        Sent::Refused { code: Code::Malformed as u32, log: text }
+    } else {
+        tracing::debug!(%text, "the ledger takes no transaction now");
+        Sent::NotNow
+    }
+}

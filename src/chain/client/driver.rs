@@ -1,0 +1,449 @@
+//! The task between outbox, journal and ledger. It asks and writes; what to do, the outbox says.
+
+use std::{
+    io,
+    ops::ControlFlow,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, watch as channel},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    Config, Endpoint, Event,
+    backoff::Backoff,
+    connection::{self, Failure, Rpc},
+    journal::Journal,
+    outbox::{Outbox, Outcome, Record, Refused, Sent, Step},
+    watch::{self, Seen},
+};
+use crate::{
+    chain::wire::Message,
+    clock,
+    types::{NodeKey, Time},
+};
+
+/// Ways to one ledger; the oldest that was added goes when there are more.
+const MAX_ENDPOINTS: usize = 32;
+/// With a websocket nobody needs to ask; this catches what a broken one does not tell.
+const SAFETY_POLL: Duration = Duration::from_secs(10);
+/// While disconnected, the outbox is looked at this often for what is too old.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// What a handle says.
+#[derive(Debug)]
+pub(super) enum Command {
+    Submit { id: u64, message: Box<Message>, durable: bool },
+    AddEndpoint(Endpoint),
+}
+
+/// The client was stopped, or nobody listens any more.
+struct Stopped;
+
+/// A connection ends by failure, or because the client does.
+enum End {
+    Failure(Failure),
+    Stopped,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<Stopped> for End {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+pub(super) struct Driver {
+    config: Config,
+    account: NodeKey,
+    outbox: Outbox,
+    journal: Arc<Mutex<Journal>>,
+    writing: Option<JoinHandle<io::Result<()>>>,
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Event>,
+    way: channel::Sender<Result<Rpc, String>>,
+    /// The node has heard of everything up to here.
+    height: u64,
+    /// It has heard at all: also of an empty ledger, once.
+    told: bool,
+    backoff: Backoff,
+}
+
+/// A connection in use.
+struct Connection {
+    rpc: Rpc,
+    seen: channel::Receiver<Seen>,
+    _watcher: Option<AbortOnDropHandle<()>>,
+    /// The wait before the next poll, where nobody tells of blocks.
+    pause: Duration,
+    poll_at: Time,
+}
+
+impl Driver {
+    pub(super) fn new(
+        config: Config,
+        account: NodeKey,
+        outbox: Outbox,
+        journal: Journal,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+        way: channel::Sender<Result<Rpc, String>>,
+    ) -> Self {
+        let journal = Arc::new(Mutex::new(journal));
+        Self {
+            config,
+            account,
+            outbox,
+            journal,
+            writing: None,
+            commands,
+            events,
+            way,
+            height: 0,
+            told: false,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Runs until `stop`, or until no handle or no listener is left.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.keep_connected()).await;
+        self.take_the_rest();
+        let written = self.finish_writing().await;
+        if !self.keep().await || !written {
+            tracing::warn!("the ledger client's outbox could not be written at the end; what is new in it is lost");
+        }
+    }
+
+    /// What was submitted before the stop goes to the journal with the rest.
+    fn take_the_rest(&mut self) {
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Submit { id, message, durable } = command
+                && Outbox::fits(&message)
+            {
+                // Refused for a full outbox or an id in use: with nobody left to hear it, it is lost like a beat.
+                let _ = self.outbox.submit(id, *message, durable, clock::now());
+            }
+        }
+    }
+
+    async fn keep_connected(&mut self) -> Result<std::convert::Infallible, Stopped> {
+        loop {
+            let (endpoint, rpc) = self.connect().await?;
+            self.way.send_modify(|way| *way = Ok(rpc.clone()));
+            self.tell(Event::Connected { endpoint: endpoint.to_string() }).await?;
+            let End::Failure(failure) = self.serve(&endpoint, rpc).await else {
+                return Err(Stopped);
+            };
+            self.disconnected(format!("{endpoint}: {failure}")).await?;
+            // The next one is asked first: this one has just failed.
+            self.config.endpoints.rotate_left(1);
+        }
+    }
+
+    /// Tries all ways in turn until one works, and takes submissions meanwhile.
+    async fn connect(&mut self) -> Result<(Endpoint, Rpc), Stopped> {
+        loop {
+            let mut reasons = Vec::new();
+            for endpoint in self.config.endpoints.clone() {
+                match connection::connect(&endpoint, &self.config, self.height).await {
+                    Ok(rpc) => return Ok((endpoint, rpc)),
+                    Err(failure) => reasons.push(format!("{endpoint}: {failure}")),
+                }
+            }
+            if reasons.is_empty() {
+                reasons.push(format!("no way to the ledger `{}` is known", self.config.ledger));
+            }
+            self.disconnected(reasons.join("; ")).await?;
+            let until = clock::now() + self.backoff.next(clock::random_bytes());
+            self.wait_disconnected(until).await?;
+        }
+    }
+
+    /// Takes commands until the time has come or a new way is known.
+    async fn wait_disconnected(&mut self, until: Time) -> Result<(), Stopped> {
+        while clock::now() < until {
+            let pause = until.since(clock::now()).min(IDLE);
+            let room = !self.outbox.is_full();
+            tokio::select! {
+                command = self.commands.recv(), if room => {
+                    let added = matches!(command, Some(Command::AddEndpoint(_)));
+                    self.on_commands(command).await?;
+                    if added {
+                        return Ok(());
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+            self.keep().await;
+            self.expire().await?;
+        }
+        Ok(())
+    }
+
+    async fn disconnected(&mut self, reason: String) -> Result<(), Stopped> {
+        let known = matches!(&*self.way.borrow(), Err(known) if *known == reason);
+        if known {
+            return Ok(());
+        }
+        self.way.send_modify(|way| *way = Err(reason.clone()));
+        self.tell(Event::Disconnected { reason }).await
+    }
+
+    /// Uses a connection until it fails.
+    async fn serve(&mut self, endpoint: &Endpoint, rpc: Rpc) -> End {
+        let mut connection = Connection::new(endpoint, rpc, self.config.poll.shortest);
+        self.outbox.on_connected(clock::now());
+        loop {
+            if let Err(end) = self.turn(&mut connection).await {
+                return end;
+            }
+        }
+    }
+
+    /// Does all there is to do, then waits for the next reason.
+    async fn turn(&mut self, connection: &mut Connection) -> Result<(), End> {
+        if connection.is_poll_due(clock::now()) {
+            // Before the question, so that a block that comes while it is answered is asked for next.
+            let live = connection.seen.borrow_and_update().live;
+            let news = self.fetch_changes(&connection.rpc).await?;
+            self.backoff.reset();
+            if news {
+                self.outbox.look_now(clock::now());
+            }
+            let pause = if live { SAFETY_POLL } else { connection.next_pause(self.config.poll.longest) };
+            connection.poll_at = clock::now() + pause;
+        }
+        if self.work(&connection.rpc).await? {
+            connection.hurry(self.config.poll.shortest, clock::now());
+        }
+        self.keep().await;
+        self.expire().await?;
+        self.wait(connection).await
+    }
+
+    async fn wait(&mut self, connection: &mut Connection) -> Result<(), End> {
+        let wake = self.outbox.wake_at().map_or(connection.poll_at, |wake| wake.min(connection.poll_at));
+        let room = !self.outbox.is_full();
+        tokio::select! {
+            command = self.commands.recv(), if room => self.on_commands(command).await?,
+            changed = connection.seen.changed(), if connection.has_watcher() => {
+                if changed.is_ok() {
+                    connection.poll_at = clock::now();
+                }
+            }
+            () = tokio::time::sleep_until(clock::instant_at(wake).into()) => {}
+        }
+        Ok(())
+    }
+
+    /// Takes a command and all that wait behind it.
+    async fn on_commands(&mut self, first: Option<Command>) -> Result<(), Stopped> {
+        let mut command = first.ok_or(Stopped)?;
+        loop {
+            if self.on_command(command).await?.is_break() || self.outbox.is_full() {
+                return Ok(());
+            }
+            match self.commands.try_recv() {
+                Ok(next) => command = next,
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    async fn on_command(&mut self, command: Command) -> Result<ControlFlow<()>, Stopped> {
+        match command {
+            Command::Submit { id, message, durable } => self.on_submit(id, *message, durable).await?,
+            Command::AddEndpoint(endpoint) => {
+                self.config.endpoints.insert(0, endpoint);
+                self.config.endpoints.truncate(MAX_ENDPOINTS);
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn on_submit(&mut self, id: u64, message: Message, durable: bool) -> Result<(), Stopped> {
+        let reason = if Outbox::fits(&message) {
+            match self.outbox.submit(id, message, durable, clock::now()) {
+                Ok(()) => return Ok(()),
+                Err(Refused::Duplicate) => format!("the id {id} is in use"),
+                Err(Refused::Full) => "the outbox is full".to_owned(),
+            }
+        } else {
+            "the message is longer than a transaction may be".to_owned()
+        };
+        self.tell(Event::Rejected { id, reason }).await
+    }
+
+    /// Performs the outbox's steps until it has none; true if something was sent.
+    async fn work(&mut self, rpc: &Rpc) -> Result<bool, End> {
+        let mut sent = false;
+        while let Some(step) = self.outbox.next_step(clock::now()) {
+            sent |= matches!(step, Step::Send { .. });
+            let outcome = self.perform(rpc, step).await?;
+            self.report(outcome).await?;
+        }
+        Ok(sent)
+    }
+
+    async fn perform(&mut self, rpc: &Rpc, step: Step) -> Result<Option<Outcome>, End> {
+        match step {
+            Step::ReadAccount => {
+                let nonce = rpc.nonce(&self.account).await?;
+                self.outbox.on_account(nonce);
+                Ok(None)
+            }
+            Step::LookUp { key, hash } => {
+                let found = rpc.find(&hash).await?;
+                Ok(self.outbox.on_looked_up(key, found, clock::now()))
+            }
+            Step::Send { key, bytes, record } => {
+                if !self.append(record.into_iter().collect()).await {
+                    self.outbox.on_not_kept(clock::now());
+                    return Ok(None);
+                }
+                self.outbox.on_kept(key);
+                match rpc.send(bytes).await {
+                    Ok(sent) => Ok(self.outbox.on_sent(key, sent, clock::now())),
+                    Err(failure) => {
+                        self.outbox.on_sent(key, Sent::Unknown, clock::now());
+                        Err(End::Failure(failure))
+                    }
+                }
+            }
+        }
+    }
+
+    async fn report(&mut self, outcome: Option<Outcome>) -> Result<(), Stopped> {
+        match outcome {
+            None => Ok(()),
+            Some(Outcome::Rejected { id, reason }) => self.tell(Event::Rejected { id, reason }).await,
+            Some(Outcome::Committed { id, hash, found }) => {
+                let (code, log, data, height) = (found.code, found.log, found.data, found.height);
+                self.tell(Event::Committed { id, code, log, data, height, hash }).await
+            }
+        }
+    }
+
+    async fn expire(&mut self) -> Result<(), Stopped> {
+        while let Some(outcome) = self.outbox.expire(clock::now()) {
+            self.report(Some(outcome)).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the node up to date; true if there was a new block.
+    async fn fetch_changes(&mut self, rpc: &Rpc) -> Result<bool, End> {
+        let before = self.height;
+        loop {
+            let changes = rpc.changes(self.height).await?;
+            let more = changes.more && changes.height > self.height;
+            if changes.height < self.height {
+                return Err(End::Failure(Failure::Behind { found: changes.height, seen: self.height }));
+            }
+            if changes.height == self.height && self.told {
+                return Ok(self.height > before);
+            }
+            self.height = changes.height;
+            self.told = true;
+            self.tell(Event::Changes(Box::new(changes))).await?;
+            if !more {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Brings the journal up to date; false if it can't be written now.
+    async fn keep(&mut self) -> bool {
+        let records = self.outbox.unkept();
+        if !self.append(records.clone()).await {
+            self.outbox.on_unkept(records);
+            return false;
+        }
+        if self.journal.lock().expect("no holder of this lock panics").has_grown() {
+            let records = self.outbox.records();
+            return self.on_disk(move |journal| journal.rewrite(&records).map_err(io::Error::other)).await;
+        }
+        true
+    }
+
+    async fn append(&mut self, records: Vec<Record>) -> bool {
+        records.is_empty() || self.on_disk(move |journal| journal.append(&records)).await
+    }
+
+    /// Works on the journal off the runtime's threads; false after an error, which is logged.
+    async fn on_disk(&mut self, work: impl FnOnce(&mut Journal) -> io::Result<()> + Send + 'static) -> bool {
+        let journal = self.journal.clone();
+        let work = move || work(&mut journal.lock().expect("no holder of this lock panics"));
+        self.writing = Some(tokio::task::spawn_blocking(work));
+        self.finish_writing().await
+    }
+
+    /// Waits for the write under way. A stop may end the wait, never the write.
+    async fn finish_writing(&mut self) -> bool {
+        let Some(writing) = &mut self.writing else {
+            return true;
+        };
+        let result = writing.await;
+        self.writing = None;
+        match result {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the ledger client's outbox can't be written; is the disk full?");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    async fn tell(&self, event: Event) -> Result<(), Stopped> {
+        self.events.send(event).await.map_err(|_| Stopped)
+    }
+}
+
+impl Connection {
+    fn new(endpoint: &Endpoint, rpc: Rpc, pause: Duration) -> Self {
+        let (seen, watcher) = match endpoint {
+            Endpoint::Http(url) => {
+                let (seen, watcher) = watch::spawn(url);
+                (seen, Some(watcher))
+            }
+            Endpoint::Peer(_) => (channel::channel(Seen::default()).1, None),
+        };
+        Self { rpc, seen, _watcher: watcher, pause, poll_at: Time::ZERO }
+    }
+
+    fn has_watcher(&self) -> bool {
+        self._watcher.is_some()
+    }
+
+    fn is_poll_due(&self, now: Time) -> bool {
+        self.poll_at <= now
+    }
+
+    /// The wait until the next poll; the one after that waits twice as long.
+    fn next_pause(&mut self, longest: Duration) -> Duration {
+        let pause = self.pause.min(longest);
+        self.pause = pause * 2;
+        pause
+    }
+
+    /// Something was sent: its block comes soon.
+    fn hurry(&mut self, shortest: Duration, now: Time) {
+        if !self.seen.borrow().live {
+            self.pause = shortest;
+            self.poll_at = self.poll_at.min(now + shortest);
+        }
+    }
+}

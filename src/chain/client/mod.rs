@@ -1,0 +1,261 @@
+//! What a node uses for any ledger: an outbox, a view of what changed, queries. Only through Tendermint's JSON-RPC.
+//!
+//! It exists so that the rest of the node never sees connections, nonces or lost transactions: it submits a message
+//! and hears once what became of it, and it hears what changed on the ledger after each block. The ledger may be a
+//! CometBFT chain, an embedded one on this machine, or one at a peer ([`Transport`]); the requests are the same.
+//!
+//! - `outbox` is the pure part: ids, nonces, what is in flight, what to send again.
+//! - `journal` keeps it on disk, `connection` is one way to a ledger, `watch` hears of blocks, `driver` is the task.
+//!
+//! It never reports what is not final, never signs a message anew while its bytes could still be included, and
+//! never talks to a ledger of another name than its own.
+
+mod backoff;
+mod connection;
+mod driver;
+mod journal;
+mod outbox;
+mod watch;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::sync::{mpsc, watch as channel};
+use tokio_util::sync::CancellationToken;
+
+pub use crate::chain::log::Error;
+use crate::{
+    chain::{records::Changes, wire::Message},
+    clock,
+    identity::Keypair,
+    types::{Digest, LedgerId, NodeKey},
+};
+use connection::Rpc;
+use driver::{Command, Driver};
+use journal::Journal;
+use outbox::Outbox;
+
+/// Submissions on their way to the outbox; a further one is refused, and its sender tries again.
+const MAX_COMMANDS: usize = 1_024;
+/// Events that the node has not read yet; while it is full, the client waits.
+const MAX_EVENTS: usize = 256;
+
+/// Which ledger, and the ways there.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The chain id. An endpoint that carries another is not used.
+    pub ledger: LedgerId,
+    /// If set, an endpoint whose status shows another validator key is not used: the ledger's host, for a ledger
+    /// that is reached through strangers.
+    pub validator: Option<NodeKey>,
+    /// Tried in this order; the first that works is used until it fails.
+    pub endpoints: Vec<Endpoint>,
+    /// Where the outbox is kept; one file a ledger.
+    pub outbox_dir: PathBuf,
+    /// How often blocks are asked for where no websocket tells of them.
+    pub poll: Poll,
+}
+
+/// How often blocks are asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Poll {
+    /// The first wait after something happened.
+    pub shortest: Duration,
+    /// The wait doubles up to this while nothing happens.
+    pub longest: Duration,
+}
+
+impl Default for Poll {
+    /// A submission on an embedded ledger is final in about 10 ms; a quarter of a second is the most that a change made by others waits.
+    fn default() -> Self {
+        Self { shortest: Duration::from_millis(10), longest: Duration::from_millis(250) }
+    }
+}
+
+/// One way to the ledger.
+#[derive(Clone)]
+pub enum Endpoint {
+    /// The base URL of a Tendermint RPC, for example `http://localhost:26657`.
+    Http(String),
+    /// Through a peer.
+    Peer(Arc<dyn Transport>),
+}
+
+/// Carries a JSON-RPC request to a ledger and its answer back; the node implements it over `/atlas/ledger-rpc/1`.
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// One request, one answer. Must end by itself within a few seconds.
+    async fn call(&self, request: Vec<u8>) -> Result<Vec<u8>, TransportError>;
+
+    /// Words for `status`: which peer.
+    fn describe(&self) -> String;
+}
+
+/// The request did not reach the ledger, or its answer did not come back.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct TransportError {
+    /// Why.
+    pub reason: String,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(url) => f.write_str(url),
+            Self::Peer(transport) => write!(f, "peer {}", transport.describe()),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
+    }
+}
+
+/// What the node hears.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The ledger answers.
+    Connected {
+        /// Which way, for `status`.
+        endpoint: String,
+    },
+    /// The ledger does not answer; the client keeps trying. Sent again when the reason changes.
+    Disconnected {
+        /// Words for `status`.
+        reason: String,
+    },
+    /// What changed: from the very beginning at first (of an empty ledger too), then after each block.
+    Changes(Box<Changes>),
+    /// A submission is final. Exactly once in the life of the process for each that is not rejected.
+    Committed {
+        /// The submission.
+        id: u64,
+        /// 0 if it did what it says; else see [`crate::chain::wire::Code`]. Never `Nonce`: that is signed anew.
+        code: u32,
+        /// Words for the code.
+        log: String,
+        /// The answer, if the message has one.
+        data: Vec<u8>,
+        /// The block.
+        height: u64,
+        /// The transaction.
+        hash: Digest,
+    },
+    /// A submission that can never be included; or one that was not durable and could not be sent in time.
+    Rejected {
+        /// The submission.
+        id: u64,
+        /// Words.
+        reason: String,
+    },
+}
+
+/// A submission was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// Too much waits already.
+    #[error("the ledger client's outbox is full; try again when some of it is committed")]
+    Full,
+    /// The client was stopped.
+    #[error("the ledger client has stopped")]
+    Stopped,
+}
+
+/// A query has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// The ledger does not answer.
+    #[error("the ledger does not answer: {reason}")]
+    Disconnected {
+        /// Why.
+        reason: String,
+    },
+    /// The ledger's own answer.
+    #[error("{log} (code {code})")]
+    Refused {
+        /// See [`crate::chain::wire::Code`].
+        code: u32,
+        /// Words.
+        log: String,
+    },
+}
+
+/// Starts clients.
+#[derive(Debug)]
+pub struct Client;
+
+impl Client {
+    /// Starts the client of one ledger. Reads its outbox first; must be called inside a runtime.
+    pub fn start(config: Config, keypair: &Keypair) -> Result<(Handle, mpsc::Receiver<Event>), Error> {
+        let (mut journal, records) = Journal::open(&config.outbox_dir, &config.ledger)?;
+        let mut outbox = Outbox::new(config.ledger.clone(), keypair.clone());
+        let first_free_id = outbox.restore(records, clock::now());
+        journal.rewrite(&outbox.records())?;
+        let (commands, receiver) = mpsc::channel(MAX_COMMANDS);
+        let (events, event_receiver) = mpsc::channel(MAX_EVENTS);
+        let (way, way_receiver) = channel::channel(Err("not connected yet".to_owned()));
+        let stop = CancellationToken::new();
+        let driver = Driver::new(config, keypair.node_key(), outbox, journal, receiver, events, way);
+        tokio::spawn(driver.run(stop.clone()));
+        Ok((Handle { commands, way: way_receiver, first_free_id, stop }, event_receiver))
+    }
+}
+
+/// Speaks to a running client. The client ends when its last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    way: channel::Receiver<Result<Rpc, String>>,
+    first_free_id: u64,
+    stop: CancellationToken,
+}
+
+impl Handle {
+    /// Submits a message. Exactly one [`Event::Committed`] or [`Event::Rejected`] with this id follows.
+    ///
+    /// `id` must not be in use, also by what was left from before a restart: count from [`Handle::first_free_id`]. What is
+    /// `durable` is kept on disk once it is signed or waits, and sent after a restart; the rest (beats) is not.
+    pub fn submit(&self, id: u64, message: Message, durable: bool) -> Result<(), SubmitError> {
+        self.commands.try_send(Command::Submit { id, message: Box::new(message), durable }).map_err(|error| match error
+        {
+            mpsc::error::TrySendError::Full(_) => SubmitError::Full,
+            mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
+        })
+    }
+
+    /// The smallest id above all that the outbox had when this client started.
+    pub fn first_free_id(&self) -> u64 {
+        self.first_free_id
+    }
+
+    /// Asks the ledger as it is now; see [`crate::chain::wire::query`] for paths.
+    pub async fn query(&self, path: &str, data: Vec<u8>) -> Result<Vec<u8>, QueryError> {
+        let way = self.way.borrow().clone();
+        let rpc = way.map_err(|reason| QueryError::Disconnected { reason })?;
+        match rpc.ask(path, data).await {
+            Ok((0, _, value)) => Ok(value),
+            Ok((code, log, _)) => Err(QueryError::Refused { code, log }),
+            Err(failure) => Err(QueryError::Disconnected { reason: failure.to_string() }),
+        }
+    }
+
+    /// Adds a way to the ledger; tried at once if none works.
+    pub fn add_endpoint(&self, endpoint: Endpoint) -> Result<(), SubmitError> {
+        self.commands.try_send(Command::AddEndpoint(endpoint)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SubmitError::Full,
+            mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
+        })
+    }
+
+    /// Stops the client; what is durable is on disk when this returns.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.commands.closed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,469 @@
+//! What was submitted and is not final yet: nonces, loss, and what to do next. Pure.
+//!
+//! A submission is signed when its turn comes, with the next nonce of the account. From then on its bytes stay the
+//! same until the ledger shows that they can never be included, because only equal bytes are known to be included
+//! once. Sends go out one after the other, so that nonces arrive in order; several wait for their block at once.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    chain::wire::{Code, MAX_TRANSACTION, Message, Transaction},
+    codec,
+    identity::Keypair,
+    types::{Digest, LedgerId, Signed, Time},
+};
+
+/// Submissions that may wait; a further one is refused. A node has a few per task and round.
+pub(super) const MAX_ENTRIES: usize = 4_096;
+/// Signed transactions that wait for their block at once. Few blocks' worth, so that one loss delays little.
+const MAX_IN_FLIGHT: usize = 32;
+/// A transaction in flight is looked up this often although no block was heard of.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// A transaction that is not found for this long was lost on the way and is sent again. A few blocks of a slow chain.
+const LOST_AFTER: Duration = Duration::from_secs(5);
+/// A transaction whose nonce is used and that is not found for this long was never included: another took its nonce.
+/// An index that lags (CometBFT's is asynchronous) shows it earlier.
+const RESIGN_AFTER: Duration = Duration::from_secs(5);
+/// After a refusal for a passing reason (a full mempool, a full disk) the next try waits for this long.
+const TRY_AGAIN: Duration = Duration::from_millis(200);
+/// A submission that is not durable is given up when it could not be sent for this long: a beat is worth nothing then.
+const EPHEMERAL_LIFE: Duration = Duration::from_secs(90);
+
+/// A submission in the journal, before or after it was signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Record {
+    /// It waits for its turn.
+    Waiting { id: u64, message: Box<Message> },
+    /// These bytes may be on their way.
+    Signed {
+        id: u64,
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Nothing more happens for these.
+    Done { ids: Vec<u64> },
+}
+
+/// What to do next; each answer goes to the method named after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Read the account's nonce: [`Outbox::on_account`].
+    ReadAccount,
+    /// Keep `record`, if there is one, then send: [`Outbox::on_sent`].
+    Send { key: Key, bytes: Vec<u8>, record: Option<Record> },
+    /// Look for it on the ledger: [`Outbox::on_looked_up`].
+    LookUp { key: Key, hash: Digest },
+}
+
+/// Names a submission inside the outbox, in the order of submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key(u64);
+
+/// What came of sending a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It waits for a block, or did before.
+    Accepted,
+    /// The ledger's check refused it.
+    Refused { code: u32, log: String },
+    /// It is not even a transaction to that endpoint.
+    Impossible { reason: String },
+    /// Not now: a full mempool, a full disk.
+    NotNow,
+    /// The connection broke; it may have arrived.
+    Unknown,
+}
+
+/// A transaction found on the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub code: u32,
+    pub log: String,
+    pub data: Vec<u8>,
+    pub height: u64,
+}
+
+/// A submission is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is final.
+    Committed { id: u64, hash: Digest, found: Found },
+    /// It can never be included.
+    Rejected { id: u64, reason: String },
+}
+
+/// Why a submission is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Full,
+    Duplicate,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: u64,
+    message: Message,
+    durable: bool,
+    submitted: Time,
+    /// The journal has it in its present stage.
+    kept: bool,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Waiting,
+    Signed { nonce: u64, bytes: Vec<u8>, hash: Digest, flight: Flight },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Flight {
+    /// Never left this node.
+    New,
+    /// To be sent again at `at`; a copy may be under way.
+    Again { at: Time },
+    /// Waits for its block; lost if it is not found long after `since`.
+    Sent { since: Time, look_at: Time },
+    /// Another transaction has its nonce, or it is included and the index lags.
+    Stale { since: Time, look_at: Time },
+}
+
+/// The outbox of one account on one ledger.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    ledger: LedgerId,
+    keypair: Keypair,
+    entries: BTreeMap<Key, Entry>,
+    next_key: u64,
+    /// For the next signature; `None` until the account was read.
+    next_nonce: Option<u64>,
+    /// No send before this, after a passing refusal.
+    not_before: Time,
+    done: Vec<u64>,
+}
+
+impl Outbox {
+    pub(super) fn new(ledger: LedgerId, keypair: Keypair) -> Self {
+        Self {
+            ledger,
+            keypair,
+            entries: BTreeMap::new(),
+            next_key: 0,
+            next_nonce: None,
+            not_before: Time::ZERO,
+            done: Vec::new(),
+        }
+    }
+
+    /// Takes over what a journal had; the next free id.
+    pub(super) fn restore(&mut self, records: impl IntoIterator<Item = Record>, now: Time) -> u64 {
+        let mut free = 0;
+        for record in records {
+            match record {
+                Record::Waiting { id, message } => {
+                    free = free.max(id.saturating_add(1));
+                    self.insert(id, *message, Stage::Waiting, now);
+                }
+                Record::Signed { id, bytes } => {
+                    free = free.max(id.saturating_add(1));
+                    self.restore_signed(id, bytes, now);
+                }
+                Record::Done { ids } => {
+                    free = ids.iter().fold(free, |free, id| free.max(id.saturating_add(1)));
+                    self.entries.retain(|_, entry| !ids.contains(&entry.id));
+                }
+            }
+        }
+        free
+    }
+
+    fn restore_signed(&mut self, id: u64, bytes: Vec<u8>, now: Time) {
+        let transaction: Option<Transaction> =
+            codec::decode::<Signed>(&bytes, MAX_TRANSACTION + 1024).ok().and_then(|signed| signed.open().ok());
+        let Some(transaction) = transaction else {
+            return;
+        };
+        // It may have been included while nobody looked: that comes first.
+        let flight = Flight::Sent { since: Time::ZERO, look_at: now };
+        let stage = Stage::Signed { nonce: transaction.nonce, hash: Digest::of(&bytes), bytes, flight };
+        match self.entries.values_mut().find(|entry| entry.id == id) {
+            Some(entry) => entry.stage = stage,
+            None => self.insert(id, transaction.message, stage, now),
+        }
+    }
+
+    fn insert(&mut self, id: u64, message: Message, stage: Stage, now: Time) {
+        let entry = Entry { id, message, durable: true, submitted: now, kept: true, stage };
+        self.entries.insert(Key(self.next_key), entry);
+        self.next_key += 1;
+    }
+
+    /// Takes a submission.
+    pub(super) fn submit(&mut self, id: u64, message: Message, durable: bool, now: Time) -> Result<(), Refused> {
+        if self.is_full() {
+            return Err(Refused::Full);
+        }
+        if self.entries.values().any(|entry| entry.id == id) {
+            return Err(Refused::Duplicate);
+        }
+        self.insert(id, message, Stage::Waiting, now);
+        if let Some(mut last) = self.entries.last_entry() {
+            last.get_mut().durable = durable;
+            last.get_mut().kept = !durable;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= MAX_ENTRIES
+    }
+
+    /// What the journal must still learn: durable submissions that wait, and those that are over.
+    pub(super) fn unkept(&mut self) -> Vec<Record> {
+        let done = std::mem::take(&mut self.done);
+        let done = (!done.is_empty()).then_some(Record::Done { ids: done });
+        let waiting = self.entries.values_mut().filter(|entry| !entry.kept).map(|entry| {
+            entry.kept = true;
+            Record::Waiting { id: entry.id, message: Box::new(entry.message.clone()) }
+        });
+        done.into_iter().chain(waiting).collect()
+    }
+
+    /// The journal did not take these: they come again.
+    pub(super) fn on_unkept(&mut self, records: Vec<Record>) {
+        for record in records {
+            match record {
+                Record::Done { ids } => self.done.extend(ids),
+                Record::Waiting { id, .. } | Record::Signed { id, .. } => {
+                    self.entries.values_mut().filter(|entry| entry.id == id).for_each(|entry| entry.kept = false);
+                }
+            }
+        }
+    }
+
+    /// Everything durable, for a journal that is written anew.
+    pub(super) fn records(&self) -> Vec<Record> {
+        let durable = self.entries.values().filter(|entry| entry.durable);
+        durable
+            .map(|entry| match &entry.stage {
+                Stage::Waiting => Record::Waiting { id: entry.id, message: Box::new(entry.message.clone()) },
+                Stage::Signed { bytes, .. } => Record::Signed { id: entry.id, bytes: bytes.clone() },
+            })
+            .collect()
+    }
+
+    /// A new connection: nonces may have moved, and what is in flight may have arrived.
+    pub(super) fn on_connected(&mut self, now: Time) {
+        self.next_nonce = None;
+        self.not_before = Time::ZERO;
+        self.look_now(now);
+        for entry in self.entries.values_mut() {
+            // Another endpoint may never have heard of it; equal bytes twice do no harm.
+            if let Stage::Signed { flight: Flight::Sent { since, .. }, .. } = &mut entry.stage {
+                *since = Time::ZERO;
+            }
+        }
+    }
+
+    /// A block came: what is in flight may be in it.
+    pub(super) fn look_now(&mut self, now: Time) {
+        for entry in self.entries.values_mut() {
+            if let Stage::Signed { flight: Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. }, .. } =
+                &mut entry.stage
+            {
+                *look_at = now;
+            }
+        }
+    }
+
+    /// The next thing to do on a connection; `None` until [`Outbox::wake_at`].
+    pub(super) fn next_step(&mut self, now: Time) -> Option<Step> {
+        self.look_up(now).or_else(|| self.send(now))
+    }
+
+    fn look_up(&self, now: Time) -> Option<Step> {
+        self.entries.iter().find_map(|(key, entry)| match &entry.stage {
+            Stage::Signed { hash, flight: Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. }, .. }
+                if *look_at <= now =>
+            {
+                Some(Step::LookUp { key: *key, hash: *hash })
+            }
+            _ => None,
+        })
+    }
+
+    fn send(&mut self, now: Time) -> Option<Step> {
+        if now < self.not_before {
+            return None;
+        }
+        let full = self.in_flight() >= MAX_IN_FLIGHT;
+        // In order: a later nonce never overtakes an earlier one.
+        let (key, entry) = self.entries.iter_mut().find(|(_, entry)| match &entry.stage {
+            Stage::Waiting => !full,
+            Stage::Signed { flight: Flight::New, .. } => true,
+            Stage::Signed { flight: Flight::Again { at }, .. } => *at <= now,
+            Stage::Signed { .. } => false,
+        })?;
+        if matches!(entry.stage, Stage::Waiting) {
+            let Some(nonce) = &mut self.next_nonce else {
+                return Some(Step::ReadAccount);
+            };
+            entry.stage = sign(&self.keypair, &self.ledger, *nonce, &entry.message);
+            entry.kept = !entry.durable;
+            *nonce += 1;
+        }
+        let Stage::Signed { bytes, .. } = &entry.stage else {
+            return None;
+        };
+        let record = (!entry.kept).then(|| Record::Signed { id: entry.id, bytes: bytes.clone() });
+        Some(Step::Send { key: *key, bytes: bytes.clone(), record })
+    }
+
+    fn in_flight(&self) -> usize {
+        self.entries.values().filter(|entry| matches!(entry.stage, Stage::Signed { .. })).count()
+    }
+
+    /// The account's nonce on the ledger.
+    pub(super) fn on_account(&mut self, nonce: u64) {
+        let in_flight = self.entries.values().filter_map(|entry| match &entry.stage {
+            Stage::Signed { nonce, flight: Flight::New | Flight::Again { .. } | Flight::Sent { .. }, .. } => {
+                Some(*nonce + 1)
+            }
+            _ => None,
+        });
+        self.next_nonce = Some(in_flight.fold(nonce, u64::max));
+    }
+
+    /// The journal has the record of this step, so the bytes may leave.
+    pub(super) fn on_kept(&mut self, key: Key) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.kept = true;
+        }
+    }
+
+    /// The journal can't be written now: nothing leaves until it can.
+    pub(super) fn on_not_kept(&mut self, now: Time) {
+        self.not_before = now + TRY_AGAIN;
+    }
+
+    /// What came of a [`Step::Send`].
+    pub(super) fn on_sent(&mut self, key: Key, sent: Sent, now: Time) -> Option<Outcome> {
+        let entry = self.entries.get_mut(&key)?;
+        let Stage::Signed { flight, .. } = &mut entry.stage else {
+            return None;
+        };
+        let first = matches!(flight, Flight::New);
+        match sent {
+            Sent::Accepted => *flight = Flight::Sent { since: now, look_at: now + LOOK_AGAIN },
+            // It may be there: a look comes first on the next connection.
+            Sent::Unknown => *flight = Flight::Sent { since: Time::ZERO, look_at: now },
+            Sent::NotNow => self.not_before = now + TRY_AGAIN,
+            Sent::Impossible { reason } => return self.reject(key, reason),
+            Sent::Refused { code, .. } if first && code == Code::Nonce as u32 => self.sign_again(key),
+            Sent::Refused { code, log } if first => {
+                self.next_nonce = None;
+                return self.reject(key, format!("{log} (code {code})"));
+            }
+            // A copy that left earlier may be the reason: only the ledger knows.
+            Sent::Refused { .. } => {
+                self.next_nonce = None;
+                *flight = Flight::Stale { since: now, look_at: now };
+            }
+        }
+        None
+    }
+
+    /// What came of a [`Step::LookUp`].
+    pub(super) fn on_looked_up(&mut self, key: Key, found: Option<Found>, now: Time) -> Option<Outcome> {
+        match found {
+            // Included out of turn; such a transaction does nothing and uses no nonce.
+            Some(found) if found.code == Code::Nonce as u32 => self.sign_again(key),
+            Some(found) => return self.commit(key, found),
+            None => self.on_missing(key, now),
+        }
+        None
+    }
+
+    fn commit(&mut self, key: Key, found: Found) -> Option<Outcome> {
+        let entry = self.remove(key)?;
+        let Stage::Signed { hash, .. } = entry.stage else {
+            return None;
+        };
+        Some(Outcome::Committed { id: entry.id, hash, found })
+    }
+
+    fn on_missing(&mut self, key: Key, now: Time) {
+        let Some(Entry { stage: Stage::Signed { flight, .. }, .. }) = self.entries.get_mut(&key) else {
+            return;
+        };
+        match flight {
+            Flight::Sent { since, .. } if now.since(*since) >= LOST_AFTER => *flight = Flight::Again { at: now },
+            Flight::Stale { since, .. } if now.since(*since) >= RESIGN_AFTER => self.sign_again(key),
+            Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. } => *look_at = now + LOOK_AGAIN,
+            Flight::New | Flight::Again { .. } => {}
+        }
+    }
+
+    /// These bytes can never be included: the message gets new ones, with the nonce that the account is at.
+    fn sign_again(&mut self, key: Key) {
+        self.next_nonce = None;
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.stage = Stage::Waiting;
+        }
+    }
+
+    fn reject(&mut self, key: Key, reason: String) -> Option<Outcome> {
+        let entry = self.remove(key)?;
+        Some(Outcome::Rejected { id: entry.id, reason })
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Entry> {
+        let entry = self.entries.remove(&key)?;
+        if entry.durable {
+            self.done.push(entry.id);
+        }
+        Some(entry)
+    }
+
+    /// Gives up what is neither durable nor fresh, and never left this node.
+    pub(super) fn expire(&mut self, now: Time) -> Option<Outcome> {
+        let (key, _) = self.entries.iter().find(|(_, entry)| {
+            !entry.durable
+                && now.since(entry.submitted) >= EPHEMERAL_LIFE
+                && matches!(entry.stage, Stage::Waiting | Stage::Signed { flight: Flight::New, .. })
+        })?;
+        self.reject(*key, format!("not sent within {} s; it was not to be kept longer", EPHEMERAL_LIFE.as_secs()))
+    }
+
+    /// When [`Outbox::next_step`] has something to do by time alone.
+    pub(super) fn wake_at(&self) -> Option<Time> {
+        // While the limit is reached, a block is what ends the wait.
+        let full = self.in_flight() >= MAX_IN_FLIGHT;
+        let wakes = self.entries.values().filter_map(|entry| match &entry.stage {
+            Stage::Waiting => (!full).then_some(self.not_before),
+            Stage::Signed { flight: Flight::New, .. } => Some(self.not_before),
+            Stage::Signed { flight: Flight::Again { at }, .. } => Some((*at).max(self.not_before)),
+            Stage::Signed { flight: Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. }, .. } => {
+                Some(*look_at)
+            }
+        });
+        wakes.min()
+    }
+
+    /// Can a message of this size be a transaction at all?
+    pub(super) fn fits(message: &Message) -> bool {
+        codec::encode(message).len() + 256 <= MAX_TRANSACTION
+    }
+}
+
+fn sign(keypair: &Keypair, ledger: &LedgerId, nonce: u64, message: &Message) -> Stage {
+    let transaction = Transaction { chain_id: ledger.clone(), nonce, message: message.clone() };
+    let bytes = codec::encode(&keypair.seal(&transaction));
+    Stage::Signed { nonce, hash: Digest::of(&bytes), bytes, flight: Flight::New }
+}
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -1,0 +1,284 @@
+use super::*;
+use crate::types::JobId;
+
+fn outbox() -> Outbox {
+    Outbox::new("atlas-test".to_owned(), Keypair::from_secret(&[1; 32]))
+}
+
+fn message(number: u8) -> Message {
+    Message::CancelJob { job_id: JobId([number; 32]) }
+}
+
+fn found(code: Code) -> Found {
+    Found { code: code as u32, log: String::new(), data: Vec::new(), height: 3 }
+}
+
+fn nonce_of(bytes: &[u8]) -> u64 {
+    codec::decode::<Signed>(bytes, MAX_TRANSACTION).unwrap().open::<Transaction>().unwrap().nonce
+}
+
+/// Takes the next step, which must be a send: its key, nonce and bytes.
+fn send(outbox: &mut Outbox, now: Time) -> (Key, u64, Vec<u8>) {
+    match outbox.next_step(now) {
+        Some(Step::Send { key, bytes, .. }) => (key, nonce_of(&bytes), bytes),
+        other => panic!("not a send: {other:?}"),
+    }
+}
+
+fn look_up(outbox: &mut Outbox, now: Time) -> Key {
+    match outbox.next_step(now) {
+        Some(Step::LookUp { key, .. }) => key,
+        other => panic!("not a look-up: {other:?}"),
+    }
+}
+
+#[test]
+fn several_are_in_flight_with_nonces_in_order_and_each_ends_once() {
+    let mut outbox = outbox();
+    for id in 0..3 {
+        outbox.submit(id, message(0), true, Time(0)).unwrap();
+    }
+    assert_eq!(outbox.next_step(Time(0)), Some(Step::ReadAccount));
+    outbox.on_account(7);
+    for nonce in 7..10 {
+        let (key, found, _) = send(&mut outbox, Time(0));
+        assert_eq!(found, nonce);
+        assert_eq!(outbox.on_sent(key, Sent::Accepted, Time(0)), None);
+    }
+    assert_eq!(outbox.next_step(Time(1)), None);
+    outbox.look_now(Time(2));
+    for id in 0..3 {
+        let key = look_up(&mut outbox, Time(2));
+        let outcome = outbox.on_looked_up(key, Some(found(Code::Ok)), Time(2));
+        assert!(matches!(outcome, Some(Outcome::Committed { id: ended, .. }) if ended == id));
+        assert_eq!(outbox.on_looked_up(key, Some(found(Code::Ok)), Time(2)), None);
+    }
+    assert_eq!(outbox.unkept(), [Record::Done { ids: vec![0, 1, 2] }]);
+    assert_eq!(outbox.wake_at(), None);
+}
+
+#[test]
+fn a_lost_transaction_is_sent_again_with_the_same_bytes() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.on_account(0);
+    let (key, _, bytes) = send(&mut outbox, Time(0));
+    outbox.on_sent(key, Sent::Accepted, Time(0));
+    let mut now = outbox.wake_at().unwrap();
+    while now < Time(0) + LOST_AFTER {
+        let key = look_up(&mut outbox, now);
+        assert_eq!(outbox.on_looked_up(key, None, now), None);
+        now = outbox.wake_at().unwrap();
+    }
+    let key = look_up(&mut outbox, now);
+    outbox.on_looked_up(key, None, now);
+    assert_eq!(send(&mut outbox, now).2, bytes);
+}
+
+#[test]
+fn a_nonce_that_another_process_used_is_read_again_at_once() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.on_account(4);
+    let (key, _, _) = send(&mut outbox, Time(0));
+    let refused = Sent::Refused { code: Code::Nonce as u32, log: "expected 6".to_owned() };
+    assert_eq!(outbox.on_sent(key, refused, Time(0)), None);
+    assert_eq!(outbox.next_step(Time(0)), Some(Step::ReadAccount));
+    outbox.on_account(6);
+    assert_eq!(send(&mut outbox, Time(0)).1, 6);
+}
+
+#[test]
+fn bytes_that_left_once_are_signed_anew_only_when_the_ledger_never_shows_them() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.on_account(4);
+    let (key, _, _) = send(&mut outbox, Time(0));
+    outbox.on_sent(key, Sent::Unknown, Time(0));
+    outbox.on_connected(Time(1));
+    // Not found for long enough to be sent again; that copy is refused because the nonce is used.
+    let mut now = Time(1);
+    let key = loop {
+        match outbox.next_step(now) {
+            Some(Step::LookUp { key, .. }) => {
+                outbox.on_looked_up(key, None, now);
+            }
+            Some(Step::Send { key, .. }) => break key,
+            other => panic!("{other:?}"),
+        }
+        now = outbox.wake_at().unwrap();
+    };
+    outbox.on_sent(key, Sent::Refused { code: Code::Nonce as u32, log: String::new() }, now);
+    // The index shows it late: then it was included after all, once.
+    let key = look_up(&mut outbox, now);
+    outbox.on_looked_up(key, None, now);
+    now = outbox.wake_at().unwrap();
+    let key = look_up(&mut outbox, now);
+    assert!(matches!(outbox.on_looked_up(key, Some(found(Code::Ok)), now), Some(Outcome::Committed { id: 1, .. })));
+    assert_eq!(outbox.next_step(now), None);
+}
+
+#[test]
+fn a_transaction_included_out_of_turn_is_signed_anew_and_stays_first() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.on_account(0);
+    let (key, _, _) = send(&mut outbox, Time(0));
+    outbox.on_sent(key, Sent::Accepted, Time(0));
+    outbox.submit(2, message(2), true, Time(1)).unwrap();
+    outbox.look_now(Time(1));
+    let key = look_up(&mut outbox, Time(1));
+    assert_eq!(outbox.on_looked_up(key, Some(found(Code::Nonce)), Time(1)), None);
+    outbox.next_step(Time(1));
+    outbox.on_account(5);
+    assert_eq!((send(&mut outbox, Time(1)).0, send(&mut outbox, Time(1)).1), (key, 5));
+}
+
+#[test]
+fn what_can_never_be_included_is_rejected_and_its_nonce_is_free() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.submit(2, message(2), true, Time(0)).unwrap();
+    outbox.on_account(0);
+    let (key, _, _) = send(&mut outbox, Time(0));
+    let refused = Sent::Refused { code: Code::Malformed as u32, log: "no".to_owned() };
+    assert!(matches!(outbox.on_sent(key, refused, Time(0)), Some(Outcome::Rejected { id: 1, .. })));
+    assert_eq!(outbox.next_step(Time(0)), Some(Step::ReadAccount));
+    outbox.on_account(0);
+    assert_eq!(send(&mut outbox, Time(0)).1, 0);
+}
+
+#[test]
+fn a_full_mempool_makes_everybody_wait_and_nobody_overtake() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.submit(2, message(2), true, Time(0)).unwrap();
+    outbox.on_account(0);
+    let (first, _, _) = send(&mut outbox, Time(0));
+    outbox.on_sent(first, Sent::NotNow, Time(0));
+    assert_eq!(outbox.next_step(Time(0)), None);
+    let now = outbox.wake_at().unwrap();
+    assert_eq!(send(&mut outbox, now).0, first);
+}
+
+#[test]
+fn a_restart_looks_before_it_sends_and_forgets_beats() {
+    let mut before = outbox();
+    before.submit(5, message(1), true, Time(0)).unwrap();
+    before.submit(6, message(2), true, Time(0)).unwrap();
+    before.submit(7, message(3), false, Time(0)).unwrap();
+    before.on_account(0);
+    let Some(Step::Send { record: Some(signed), .. }) = before.next_step(Time(0)) else { panic!("not kept first") };
+    let journal = [Record::Waiting { id: 6, message: Box::new(message(2)) }, signed, Record::Done { ids: vec![9] }];
+
+    let mut after = outbox();
+    assert_eq!(after.restore(journal, Time(9)), 10);
+    assert_eq!(after.records().len(), 2);
+    assert!(matches!(after.next_step(Time(9)), Some(Step::LookUp { .. })));
+    let key = look_up(&mut after, Time(9));
+    assert!(matches!(after.on_looked_up(key, Some(found(Code::Ok)), Time(9)), Some(Outcome::Committed { id: 5, .. })));
+    assert_eq!(after.next_step(Time(9)), Some(Step::ReadAccount));
+}
+
+#[test]
+fn what_is_not_durable_is_given_up_in_time_and_what_is_never() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.submit(2, message(2), false, Time(0)).unwrap();
+    assert_eq!(outbox.expire(Time(1)), None);
+    assert!(matches!(outbox.expire(Time(0) + EPHEMERAL_LIFE), Some(Outcome::Rejected { id: 2, .. })));
+    assert_eq!(outbox.expire(Time(0) + EPHEMERAL_LIFE), None);
+}
+
+#[test]
+fn a_full_outbox_and_an_id_in_use_are_refused() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    assert_eq!(outbox.submit(1, message(1), true, Time(0)), Err(Refused::Duplicate));
+    for id in 2..=MAX_ENTRIES as u64 {
+        outbox.submit(id, message(1), false, Time(0)).unwrap();
+    }
+    assert_eq!(outbox.submit(9_999_999, message(1), true, Time(0)), Err(Refused::Full));
+}
+
+/// What the ledger or the caller does next, at random.
+#[derive(Clone, Debug)]
+enum Move {
+    Submit { durable: bool },
+    Account(u64),
+    Sent(u8),
+    LookedUp(u8),
+    Block,
+    Connected,
+    Wait(u64),
+}
+
+fn moves() -> impl proptest::strategy::Strategy<Value = Vec<Move>> {
+    use proptest::prelude::*;
+    let one = prop_oneof![
+        3 => any::<bool>().prop_map(|durable| Move::Submit { durable }),
+        2 => (0..50_u64).prop_map(Move::Account),
+        4 => (0..6_u8).prop_map(Move::Sent),
+        4 => (0..4_u8).prop_map(Move::LookedUp),
+        2 => Just(Move::Block),
+        1 => Just(Move::Connected),
+        2 => (0..20_000_u64).prop_map(Move::Wait),
+    ];
+    prop::collection::vec(one, 0..400)
+}
+
+fn sent(number: u8) -> Sent {
+    match number {
+        0 | 1 => Sent::Accepted,
+        2 => Sent::Refused { code: Code::Nonce as u32, log: String::new() },
+        3 => Sent::Refused { code: Code::Malformed as u32, log: String::new() },
+        4 => Sent::NotNow,
+        _ => Sent::Unknown,
+    }
+}
+
+/// Performs one move; what ended by it.
+fn play(outbox: &mut Outbox, one: Move, step: Option<Step>, next_id: &mut u64, now: &mut Time) -> Option<Outcome> {
+    match (one, step) {
+        (Move::Submit { durable }, _) => {
+            let _ = outbox.submit(*next_id, message(1), durable, *now);
+            *next_id += 1;
+        }
+        (Move::Account(nonce), Some(Step::ReadAccount)) => outbox.on_account(nonce),
+        (Move::Sent(number), Some(Step::Send { key, .. })) => return outbox.on_sent(key, sent(number), *now),
+        (Move::LookedUp(number), Some(Step::LookUp { key, .. })) => {
+            let code = if number == 1 { Code::Nonce } else { Code::Ok };
+            return outbox.on_looked_up(key, (number > 0).then(|| found(code)), *now);
+        }
+        (Move::Block, _) => outbox.look_now(*now),
+        (Move::Connected, _) => outbox.on_connected(*now),
+        (Move::Wait(millis), _) => {
+            *now = *now + Duration::from_millis(millis);
+            return outbox.expire(*now);
+        }
+        _ => {}
+    }
+    None
+}
+
+proptest::proptest! {
+    /// Whatever happens: every submission ends at most once, and an outbox with nothing to do sleeps. (One that asks
+    /// to be woken in the past spins, and starves what it waits for.)
+    #[test]
+    fn whatever_happens_nothing_ends_twice_and_nothing_spins(moves in moves()) {
+        let (mut outbox, mut now, mut next_id) = (outbox(), Time(0), 0);
+        let mut ended = std::collections::BTreeSet::new();
+        for one in moves {
+            let step = outbox.next_step(now);
+            if step.is_none() {
+                proptest::prop_assert!(outbox.wake_at().is_none_or(|wake| wake > now));
+            }
+            match play(&mut outbox, one, step, &mut next_id, &mut now) {
+                Some(Outcome::Committed { id, .. } | Outcome::Rejected { id, .. }) => {
+                    proptest::prop_assert!(ended.insert(id), "{} ended twice", id);
+                }
+                None => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Snapshots of the application, so that a restart replays few blocks. Each is one file, written beside and renamed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{codec, types::Digest};
+
+/// Snapshots kept: the newest, and the one before in case that is damaged.
+const KEPT: usize = 2;
+/// A longer file is no snapshot of ours: 4 GiB of ledger do not fit the machines that carry one.
+const MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+
+/// The state after a block.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    /// The block.
+    pub height: u64,
+    /// Where that block's frame begins in the log.
+    pub offset: u64,
+    /// The application.
+    #[serde(with = "serde_bytes")]
+    pub state: Vec<u8>,
+}
+
+/// Writes and syncs a snapshot, then removes all but the newest [`KEPT`].
+pub(super) fn write(directory: &Path, snapshot: &Snapshot) -> io::Result<()> {
+    let body = codec::encode(snapshot);
+    let temporary = directory.join("snapshot.part");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&Digest::of(&body).0)?;
+    file.write_all(&body)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path(directory, snapshot.height))?;
+    File::open(directory)?.sync_all()?;
+    for height in heights(directory)?.into_iter().skip(KEPT) {
+        fs::remove_file(path(directory, height))?;
+    }
+    Ok(())
+}
+
+/// The heights of the snapshots there are, newest first.
+pub(super) fn heights(directory: &Path) -> io::Result<Vec<u64>> {
+    let mut heights: Vec<u64> = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let height = name.to_str().and_then(|name| name.strip_prefix("snapshot-")?.parse::<u64>().ok());
+        heights.extend(height);
+    }
+    heights.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(heights)
+}
+
+/// Reads a snapshot; `None` if it is damaged.
+pub(super) fn read(directory: &Path, height: u64) -> io::Result<Option<Snapshot>> {
+    let path = path(directory, height);
+    if fs::metadata(&path)?.len() > MAX_BYTES {
+        return Ok(None);
+    }
+    Ok(decode(&fs::read(path)?))
+}
+
+fn decode(bytes: &[u8]) -> Option<Snapshot> {
+    let (checksum, body) = bytes.split_at_checked(32)?;
+    (Digest::of(body).0 == *checksum).then(|| codec::decode(body, body.len()).ok())?
+}
+
+fn path(directory: &Path, height: u64) -> PathBuf {
+    directory.join(format!("snapshot-{height}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_newest_snapshots_stay_and_a_damaged_one_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        for height in [1000, 2000, 10_000] {
+            write(directory.path(), &Snapshot { height, offset: 7, state: vec![1, 2, 3] }).unwrap();
+        }
+        assert_eq!(heights(directory.path()).unwrap(), [10_000, 2000]);
+        let whole = read(directory.path(), 2000).unwrap().unwrap();
+        assert_eq!(whole, Snapshot { height: 2000, offset: 7, state: vec![1, 2, 3] });
+        let file = path(directory.path(), 10_000);
+        let mut bytes = fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&file, bytes).unwrap();
+        assert_eq!(read(directory.path(), 10_000).unwrap(), None);
+    }
+}

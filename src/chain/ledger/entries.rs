@@ -1,0 +1,201 @@
+//! The records of the ledger and the keys they have in the authenticated map.
+//!
+//! | kind | id | record |
+//! | --- | --- | --- |
+//! | `g` | – | [`Genesis`] |
+//! | `c` | – | [`Clock`] |
+//! | `a` | node key (32) | [`Account`] |
+//! | `n` | node key (32) | [`Node`] |
+//! | `l` | node key (32) | [`NodeClock`] |
+//! | `j` | job id (32) | [`Job`] |
+//! | `t` | job id (32), slot (4, big-endian) | [`Task`] |
+//! | `k` | job id (32), slot (4, big-endian) | [`TaskClock`] |
+//! | `r` | job id (32), round (4, big-endian) | [`RoundRecord`] |
+//! | `p` | due height (8, big-endian), job id (32), round (4, big-endian) | [`Payout`] |
+//! | `m` | model id (UTF-8) | [`Model`] |
+//! | `i` | job id (32), node key (32) | [`Inference`] |
+//!
+//! The key of a record is its kind byte and its id; the map hashes both with SHA-256. The value is the record's CBOR.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::Genesis;
+use crate::{
+    chain::records::{Account, Job, Model, Node, RoundRecord, Task},
+    types::{JobId, NodeKey, Round, TaskId, Time},
+};
+
+/// The key of a record. Keys of one kind are neighbours, in the order of their ids.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Key {
+    /// What the ledger began from.
+    Genesis,
+    /// Height and times.
+    Clock,
+    /// An account.
+    Account(NodeKey),
+    /// A node.
+    Node(NodeKey),
+    /// What the ledger counts of a node's life.
+    NodeClock(NodeKey),
+    /// A job.
+    Job(JobId),
+    /// A task.
+    Task(TaskId),
+    /// What the ledger counts of a task's lease.
+    TaskClock(TaskId),
+    /// A closed round.
+    Round(JobId, Round),
+    /// Rewards that wait for the end of their audit window, which is the height.
+    Payout(u64, JobId, Round),
+    /// A model.
+    Model(String),
+    /// What a node answered for a job.
+    Inference(JobId, NodeKey),
+}
+
+impl Key {
+    /// The bytes that the authenticated map hashes: the kind and the id.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Genesis => b"g".to_vec(),
+            Self::Clock => b"c".to_vec(),
+            Self::Account(node) => join(b'a', &[&node.0]),
+            Self::Node(node) => join(b'n', &[&node.0]),
+            Self::NodeClock(node) => join(b'l', &[&node.0]),
+            Self::Job(job) => join(b'j', &[&job.0]),
+            Self::Task(task) => join(b't', &[&task.job.0, &task.slot.to_be_bytes()]),
+            Self::TaskClock(task) => join(b'k', &[&task.job.0, &task.slot.to_be_bytes()]),
+            Self::Round(job, round) => join(b'r', &[&job.0, &round.to_be_bytes()]),
+            Self::Payout(height, job, round) => join(b'p', &[&height.to_be_bytes(), &job.0, &round.to_be_bytes()]),
+            Self::Model(id) => join(b'm', &[id.as_bytes()]),
+            Self::Inference(job, node) => join(b'i', &[&job.0, &node.0]),
+        }
+    }
+}
+
+fn join(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = vec![kind];
+    parts.iter().for_each(|part| bytes.extend_from_slice(part));
+    bytes
+}
+
+/// A record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Entry {
+    Genesis(Box<Genesis>),
+    Clock(Clock),
+    Account(Account),
+    Node(Box<Node>),
+    NodeClock(NodeClock),
+    Job(Box<Job>),
+    Task(Box<Task>),
+    TaskClock(TaskClock),
+    Round(Box<RoundRecord>),
+    Payout(Payout),
+    Model(Box<Model>),
+    Inference(Inference),
+}
+
+impl Entry {
+    /// Whether this is the kind of record that `key` names.
+    pub(super) fn fits(&self, key: &Key) -> bool {
+        match (key, self) {
+            (Key::Node(id), Self::Node(node)) => node.id == *id,
+            (Key::Job(id), Self::Job(job)) => job.id == *id,
+            (Key::Task(id), Self::Task(task)) => task.id == *id,
+            (Key::Round(job, round), Self::Round(record)) => {
+                record.outcome.job == *job && record.outcome.round == *round
+            }
+            (Key::Model(id), Self::Model(model)) => model.id == *id,
+            (Key::Genesis, Self::Genesis(_))
+            | (Key::Clock, Self::Clock(_))
+            | (Key::Account(_), Self::Account(_))
+            | (Key::NodeClock(_), Self::NodeClock(_))
+            | (Key::TaskClock(_), Self::TaskClock(_))
+            | (Key::Payout(..), Self::Payout(_))
+            | (Key::Inference(..), Self::Inference(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// The bytes that the authenticated map hashes as the value: the record's own CBOR, without the kind.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        use crate::codec::encode;
+        match self {
+            Self::Genesis(genesis) => encode(genesis),
+            Self::Clock(clock) => encode(clock),
+            Self::Account(account) => encode(account),
+            Self::Node(node) => encode(node),
+            Self::NodeClock(clock) => encode(clock),
+            Self::Job(job) => encode(job),
+            Self::Task(task) => encode(task),
+            Self::TaskClock(clock) => encode(clock),
+            Self::Round(round) => encode(round),
+            Self::Payout(payout) => encode(payout),
+            Self::Model(model) => encode(model),
+            Self::Inference(inference) => encode(inference),
+        }
+    }
+}
+
+/// Height and times of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Blocks applied.
+    pub height: u64,
+    /// Time of the last block.
+    pub time: Time,
+    /// Live time in milliseconds: grows with block time, but by at most `live_step_max_millis` a block.
+    pub live: u64,
+    /// All money there is: balances, escrow and what waits for its audit window.
+    pub supply: u64,
+}
+
+/// What the ledger counts of a node's life, in live time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeClock {
+    /// When it registered first.
+    pub registered: u64,
+    /// Its last beat.
+    pub last_beat: u64,
+    /// Since when it is online without a break; `None` while it is offline.
+    pub online_since: Option<u64>,
+    /// Online time before that.
+    pub online_before: u64,
+}
+
+/// What the ledger counts of a task's lease, in live time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskClock {
+    /// From when the job's `round_limit` counts: the opening of the round, or the lease if that is later.
+    pub round_from: u64,
+    /// Until when the lease lives without another checkpoint.
+    pub renewed_until: u64,
+    /// When the lease lapses by lack of progress; `None` if nothing is held or nothing is due.
+    pub lapses_at: Option<u64>,
+    /// Who reported it as failed, and when, since the last applied round.
+    pub failed_by: BTreeMap<NodeKey, u64>,
+    /// Reports of failure since the last applied round.
+    pub failures: u32,
+}
+
+/// Rewards of a round that wait for the end of their audit window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payout {
+    /// Each worker and its share, in the smallest unit.
+    pub shares: BTreeMap<NodeKey, u64>,
+}
+
+/// What a node answered for a job, all reports together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inference {
+    /// Requests answered.
+    pub answered: u64,
+    /// Requests that failed.
+    pub failed: u64,
+    /// The round whose model it served last.
+    pub round: Round,
+}

@@ -1,0 +1,138 @@
+//! Indexes over the records. They are derived: never hashed, never in a snapshot, kept current by each write.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Key,
+    entries::{Entry, TaskClock},
+};
+use crate::{
+    chain::records::{Job, Task},
+    identity,
+    types::{JobId, JobStatus, NodeKey, TaskId, Time},
+};
+
+/// What is due when, and who holds what.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Index {
+    held: BTreeMap<NodeKey, BTreeSet<TaskId>>,
+    /// Nodes that are not offline, by the live time of their last beat.
+    beats: BTreeSet<(u64, NodeKey)>,
+    /// Held tasks, by the live time at which they lapse.
+    lapses: BTreeSet<(u64, TaskId)>,
+    /// Open jobs, by deadline.
+    deadlines: BTreeSet<(Time, JobId)>,
+    /// Open jobs of each creator.
+    open_jobs: BTreeMap<NodeKey, u32>,
+    /// Accounts by their bech32 address.
+    addresses: BTreeMap<String, NodeKey>,
+}
+
+impl Index {
+    /// The tasks that `node` holds.
+    pub(super) fn held_by(&self, node: &NodeKey) -> impl Iterator<Item = TaskId> {
+        self.held.get(node).into_iter().flatten().copied()
+    }
+
+    /// The node that has been silent for longest, of those that are not offline: live time of its last beat, and who.
+    pub(super) fn most_silent(&self) -> Option<(u64, NodeKey)> {
+        self.beats.first().copied()
+    }
+
+    /// Nodes that are not offline.
+    pub(super) fn online(&self) -> usize {
+        self.beats.len()
+    }
+
+    /// The task whose lease lapses next by lack of progress, and the live time of that.
+    pub(super) fn next_lapse(&self) -> Option<(u64, TaskId)> {
+        self.lapses.first().copied()
+    }
+
+    /// The open job whose deadline is next.
+    pub(super) fn next_deadline(&self) -> Option<(Time, JobId)> {
+        self.deadlines.first().copied()
+    }
+
+    /// Open jobs of `creator`.
+    pub(super) fn open_jobs(&self, creator: &NodeKey) -> u32 {
+        self.open_jobs.get(creator).copied().unwrap_or(0)
+    }
+
+    /// The account with this bech32 address.
+    pub(super) fn account_at(&self, address: &str) -> Option<NodeKey> {
+        self.addresses.get(address).copied()
+    }
+
+    /// Adds what `entry` brings.
+    pub(super) fn add(&mut self, key: &Key, entry: &Entry) {
+        match (key, entry) {
+            (Key::Account(account), _) => {
+                self.addresses.insert(identity::address(account), *account);
+            }
+            (Key::NodeClock(node), Entry::NodeClock(clock)) if clock.online_since.is_some() => {
+                self.beats.insert((clock.last_beat, *node));
+            }
+            (_, Entry::Job(job)) if job.status == JobStatus::Open => self.add_open_job(job),
+            (_, Entry::Task(task)) => self.add_holder(task),
+            (Key::TaskClock(task), Entry::TaskClock(clock)) => {
+                self.lapses.extend(clock.lapses_at.map(|lapses_at| (lapses_at, *task)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Removes what `entry` brought.
+    pub(super) fn remove(&mut self, key: &Key, entry: &Entry) {
+        match (key, entry) {
+            (Key::Account(account), _) => {
+                self.addresses.remove(&identity::address(account));
+            }
+            (Key::NodeClock(node), Entry::NodeClock(clock)) => {
+                self.beats.remove(&(clock.last_beat, *node));
+            }
+            (_, Entry::Job(job)) if job.status == JobStatus::Open => self.remove_open_job(job),
+            (_, Entry::Task(task)) => self.remove_holder(task),
+            (Key::TaskClock(task), Entry::TaskClock(TaskClock { lapses_at: Some(lapses_at), .. })) => {
+                self.lapses.remove(&(*lapses_at, *task));
+            }
+            _ => {}
+        }
+    }
+
+    fn add_open_job(&mut self, job: &Job) {
+        self.deadlines.insert((deadline(job), job.id));
+        *self.open_jobs.entry(job.creator).or_default() += 1;
+    }
+
+    fn remove_open_job(&mut self, job: &Job) {
+        self.deadlines.remove(&(deadline(job), job.id));
+        match self.open_jobs.get_mut(&job.creator) {
+            Some(open) if *open > 1 => *open -= 1,
+            _ => drop(self.open_jobs.remove(&job.creator)),
+        }
+    }
+
+    fn add_holder(&mut self, task: &Task) {
+        if let Some(holder) = task.holder {
+            self.held.entry(holder).or_default().insert(task.id);
+        }
+    }
+
+    fn remove_holder(&mut self, task: &Task) {
+        let Some(holder) = task.holder else {
+            return;
+        };
+        if let Some(tasks) = self.held.get_mut(&holder) {
+            tasks.remove(&task.id);
+            if tasks.is_empty() {
+                self.held.remove(&holder);
+            }
+        }
+    }
+}
+
+/// Block time after which an open job fails.
+pub(super) fn deadline(job: &Job) -> Time {
+    job.created_at + std::time::Duration::from_millis(job.spec.deadline_millis)
+}

@@ -1,0 +1,145 @@
+//! Money: where it comes from, and how it moves.
+//!
+//! Every unit is in a balance, in a job's escrow, or in a payout that waits for its audit window; their sum is the
+//! supply, which only the faucet raises. No sum of them can overflow, because the supply does not.
+
+use std::collections::BTreeMap;
+
+use super::{Event, entries::Payout, nodes, refusal::Refusal, refusal::ensure, state::State};
+use crate::{
+    chain::records::Job,
+    types::{JobId, NodeKey, Receipt},
+};
+
+/// Credits the faucet's amount to a new node, as far as the supply can still grow.
+pub(super) fn open_faucet(state: &mut State, account: &NodeKey) {
+    let mut clock = state.clock();
+    let amount = state.parameters().faucet_per_account.min(u64::MAX - clock.supply);
+    clock.supply += amount;
+    state.put_clock(clock);
+    credit(state, account, amount);
+}
+
+/// Adds to a balance; the account begins to exist if it did not.
+pub(super) fn credit(state: &mut State, id: &NodeKey, amount: u64) {
+    let mut account = state.account(id).cloned().unwrap_or_default();
+    account.balance += amount;
+    state.put_account(id, account);
+}
+
+/// Takes from a balance.
+pub(super) fn debit(state: &mut State, id: &NodeKey, amount: u64) -> Result<(), Refusal> {
+    let mut account = state.account(id).cloned().unwrap_or_default();
+    ensure(account.balance >= amount, || {
+        Refusal::funds(format!("{amount} are needed, the balance is {}; lower the budget", account.balance))
+    })?;
+    account.balance -= amount;
+    state.put_account(id, account);
+    Ok(())
+}
+
+/// Gives what is left of a job's escrow back to its creator.
+pub(super) fn refund(state: &mut State, job: &JobId) {
+    let (creator, left) = state.edit_job(job, |job| (job.creator, std::mem::take(&mut job.escrow)));
+    credit(state, &creator, left);
+}
+
+/// Moves the rewards of the round that closes from the job's escrow into a payout that waits for the audit window.
+pub(super) fn reserve_rewards(state: &mut State, job: &Job, receipts: &[Receipt]) {
+    let shares = shares(state, job, receipts);
+    let total: u64 = shares.values().sum();
+    if total == 0 {
+        return;
+    }
+    state.edit_job(&job.id, |job| {
+        job.escrow -= total;
+        job.paid += total;
+    });
+    let due = state.clock().height.saturating_add(state.parameters().audit_window_blocks);
+    state.put_payout(due, job.id, job.round, Payout { shares });
+}
+
+/// Reward = base × work × reputation, but never more than the own share of the work in the round's part of the
+/// escrow: what is left of it, divided equally over the rounds that are left. Work is counted in local steps.
+fn shares(state: &State, job: &Job, receipts: &[Receipt]) -> BTreeMap<NodeKey, u64> {
+    let rounds_left = u64::from(job.spec.rounds.saturating_sub(job.round)).max(1);
+    let pool = u128::from(job.escrow / rounds_left);
+    let all_work: u128 = receipts.iter().map(work).sum();
+    let base = u128::from(state.parameters().base_reward);
+    let mut shares = BTreeMap::<NodeKey, u64>::new();
+    for receipt in receipts {
+        let reputation = state.node(&receipt.node).map_or(0, |node| node.reputation);
+        let own = (pool * work(receipt)).checked_div(all_work).unwrap_or(0);
+        let reward = own.min(base * work(receipt)) * u128::from(reputation) / u128::from(nodes::FULL);
+        *shares.entry(receipt.node).or_default() += u64::try_from(reward).expect("a part of the escrow, which fits");
+    }
+    shares.retain(|_, share| *share > 0);
+    shares
+}
+
+fn work(receipt: &Receipt) -> u128 {
+    u128::from(receipt.metrics.iterations)
+}
+
+/// Pays out every reward whose audit window has ended.
+pub(super) fn release_due(state: &mut State) {
+    for (key, payout) in state.due_payouts(state.clock().height) {
+        state.remove(&key);
+        payout.shares.iter().for_each(|(node, share)| pay(state, node, *share));
+    }
+}
+
+/// Rewards go to the node's address if the ledger knows its account, otherwise to the node's own.
+fn pay(state: &mut State, node: &NodeKey, share: u64) {
+    let address = state.node(node).and_then(|node| node.address.clone());
+    let account = address.and_then(|address| state.index().account_at(&address)).unwrap_or(*node);
+    credit(state, &account, share);
+    if state.node(node).is_some() {
+        state.edit_node(node, |node| node.rewards = node.rewards.saturating_add(share));
+    }
+    state.emit(Event::new("reward_paid").with("node_id", node).with("account", account).with("amount", share));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{FAUCET, World, id, register_message, room};
+    use crate::{
+        chain::wire::{Code, Message},
+        identity,
+        types::JobStatus,
+    };
+
+    fn pay_to(address: String) -> Message {
+        let Message::RegisterNode { node_id, listen, attributes, .. } = register_message() else { unreachable!() };
+        Message::RegisterNode { node_id, address: Some(address), resources: room(2), listen, attributes }
+    }
+
+    #[test]
+    fn rewards_go_to_a_known_address_and_otherwise_to_the_nodes_own_account() {
+        let mut world = World::in_a_round();
+        world.ok(1, pay_to(identity::address(&id(200))));
+        world.ok(2, pay_to("cosmos1abc123".to_owned()));
+        let job = world.changes(0).jobs[0].id;
+        world.close(job, &[1, 2]);
+        let (first, second) = (world.account(1).balance, world.account(2).balance);
+        world.pass(2, &[1, 2, 3]);
+        assert_eq!(world.account(200).balance, 5_000, "the audit window has not ended");
+        world.pass(1, &[1, 2, 3]);
+        assert_eq!(world.account(200).balance, 5_000 + 50_000);
+        assert_eq!((world.account(1).balance, world.account(2).balance), (first, second + 50_000));
+        assert_eq!(world.node(1).rewards, 50_000);
+    }
+
+    #[test]
+    fn what_was_earned_stays_earned_when_the_job_is_cancelled() {
+        let mut world = World::in_a_round();
+        let job = world.changes(0).jobs[0].id;
+        world.close(job, &[1, 2]);
+        world.ok(1, Message::CancelJob { job_id: job });
+        assert_eq!((world.job(job).status, world.job(job).paid), (JobStatus::Failed, 100_000));
+        world.pass(3, &[1, 2, 3]);
+        assert_eq!(world.account(1).balance, FAUCET - 100_000 + 50_000);
+        assert_eq!(world.account(2).balance, FAUCET + 50_000);
+        world.refused(1, Code::Conflict, Message::CancelJob { job_id: job });
+    }
+}

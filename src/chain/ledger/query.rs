@@ -1,0 +1,84 @@
+//! Queries: reading the last block's state.
+
+use std::ops::Bound;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Key, Ledger, QueryError, entries::Entry};
+use crate::{
+    chain::wire::query,
+    codec,
+    types::{JobId, NodeKey},
+};
+
+/// The longest data of a query in bytes: an id.
+const MAX_DATA: usize = 1024;
+/// The most records a list answers; the next page begins after the last one's id.
+const PAGE: usize = 1_000;
+
+/// Answers one query.
+pub(super) fn answer(ledger: &Ledger, path: &str, data: &[u8]) -> Result<Vec<u8>, QueryError> {
+    let state = &ledger.state;
+    let request = Request { path, data };
+    match path {
+        query::GET_NODE => Ok(codec::encode(&state.node(&request.id()?))),
+        query::GET_JOB => Ok(codec::encode(&state.job(&request.id()?))),
+        query::GET_TASK => Ok(codec::encode(&state.task(&request.id()?))),
+        query::GET_MODEL => Ok(codec::encode(&state.model(&request.id::<String>()?))),
+        query::GET_ACCOUNT => Ok(codec::encode(&state.account(&request.id()?).cloned().unwrap_or_default())),
+        query::GET_TASKS_BY_JOB => Ok(codec::encode(&state.tasks_of(request.id()?).collect::<Vec<_>>())),
+        query::LIST_NODES => {
+            let from = request.after(Key::Node, Key::Node(NodeKey([0; 32])))?;
+            Ok(list(ledger, from, Key::NodeClock(NodeKey([0; 32])), |entry| match entry {
+                Entry::Node(node) => Some(&**node),
+                _ => None,
+            }))
+        }
+        query::LIST_JOBS => {
+            let from = request.after(Key::Job, Key::Job(JobId([0; 32])))?;
+            Ok(list(ledger, from, Key::Task(FIRST_TASK), |entry| match entry {
+                Entry::Job(job) => Some(&**job),
+                _ => None,
+            }))
+        }
+        query::LIST_MODELS => {
+            let from = request.after(Key::Model, Key::Model(String::new()))?;
+            Ok(list(ledger, from, Key::Inference(JobId([0; 32]), NodeKey([0; 32])), |entry| match entry {
+                Entry::Model(model) => Some(&**model),
+                _ => None,
+            }))
+        }
+        query::CHANGES => Ok(codec::encode(&ledger.changed.after(request.id()?, state, ledger.app_hash()))),
+        query::PROVE => Ok(codec::encode(&ledger.prove(&request.id()?))),
+        _ => Err(QueryError::Path(path.chars().take(128).collect())),
+    }
+}
+
+const FIRST_TASK: crate::types::TaskId = crate::types::TaskId { job: JobId([0; 32]), slot: 0 };
+
+struct Request<'a> {
+    path: &'a str,
+    data: &'a [u8],
+}
+
+impl Request<'_> {
+    fn id<T: DeserializeOwned>(&self) -> Result<T, QueryError> {
+        codec::decode(self.data, MAX_DATA).map_err(|source| QueryError::Data { path: self.path.to_owned(), source })
+    }
+
+    /// Where a list begins: after the id that the data names, or at the first key if it names none.
+    fn after<T: DeserializeOwned>(&self, key: fn(T) -> Key, first: Key) -> Result<Bound<Key>, QueryError> {
+        if self.data.is_empty() { Ok(Bound::Included(first)) } else { Ok(Bound::Excluded(key(self.id()?))) }
+    }
+}
+
+/// One page of the records before `end`.
+fn list<'a, T: Serialize + 'a>(
+    ledger: &'a Ledger,
+    from: Bound<Key>,
+    end: Key,
+    kind: impl Fn(&'a Entry) -> Option<&'a T>,
+) -> Vec<u8> {
+    let records = ledger.state.range((from, Bound::Excluded(end))).filter_map(|(_, entry)| kind(entry));
+    codec::encode(&records.take(PAGE).collect::<Vec<_>>())
+}

@@ -1,0 +1,70 @@
+//! Snapshots: a ledger as bytes, and back.
+//!
+//! A snapshot holds the records with the heights of their last change; tree and indexes are built again from them.
+//! It is not signed: whoever takes one from another compares the app hash of the restored ledger with a block header
+//! that it trusts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Key, Ledger, SnapshotError, authenticated::Tree, changes::Changed, entries::Entry, state::State};
+use crate::{codec, types::Digest};
+
+/// Grows with each change of what a snapshot means.
+const FORMAT: u32 = 1;
+/// The longest snapshot in bytes: about a million records. A longer one is refused before it is decoded.
+pub const MAX_SNAPSHOT: usize = 1 << 30;
+
+#[derive(Serialize)]
+struct Written<'a> {
+    format: u32,
+    app_hash: Digest,
+    records: Vec<(&'a Key, &'a Entry, u64)>,
+}
+
+#[derive(Deserialize)]
+struct Read {
+    format: u32,
+    app_hash: Digest,
+    records: Vec<(Key, Entry, u64)>,
+}
+
+/// The ledger as bytes.
+pub(super) fn write(ledger: &Ledger) -> Vec<u8> {
+    let records = ledger.state.entries().map(|(key, entry)| (key, entry, ledger.changed.height_of(key))).collect();
+    codec::encode(&Written { format: FORMAT, app_hash: ledger.app_hash(), records })
+}
+
+/// The ledger that these bytes were written from.
+pub(super) fn read(bytes: &[u8]) -> Result<Ledger, SnapshotError> {
+    let snapshot: Read = codec::decode(bytes, MAX_SNAPSHOT)?;
+    if snapshot.format != FORMAT {
+        return Err(SnapshotError::Format { found: snapshot.format, expected: FORMAT });
+    }
+    let (mut entries, mut tree, mut changed) = (BTreeMap::new(), Tree::new(), Changed::default());
+    let mut values = BTreeMap::new();
+    for (key, entry, height) in snapshot.records {
+        if !entry.fits(&key) {
+            return Err(SnapshotError::Misplaced(format!("{key:?}")));
+        }
+        let value = entry.to_bytes();
+        changed.set(key.clone(), height, value.len());
+        values.insert(key.clone(), Some(value));
+        entries.insert(key, entry);
+    }
+    tree.update(values);
+    if tree.root() != snapshot.app_hash {
+        return Err(SnapshotError::AppHash { stated: snapshot.app_hash, computed: tree.root() });
+    }
+    check_complete(&entries)?;
+    let mut state = State::from_entries(entries);
+    state.take_changed();
+    Ok(Ledger { state, tree, changed })
+}
+
+fn check_complete(entries: &BTreeMap<Key, Entry>) -> Result<(), SnapshotError> {
+    let needed = [(Key::Genesis, "genesis"), (Key::Clock, "clock")];
+    let missing = needed.into_iter().find(|(key, _)| !entries.contains_key(key));
+    missing.map_or(Ok(()), |(_, name)| Err(SnapshotError::Missing(name)))
+}

@@ -1,0 +1,287 @@
+//! All records, with an undo journal, and the indexes that answer "what is due?" without a scan.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    ops::RangeBounds,
+};
+
+use super::{
+    Event, Genesis, Key, Parameters,
+    entries::{Clock, Entry, Inference, NodeClock, Payout, TaskClock},
+    index::Index,
+    refusal::Refusal,
+};
+use crate::{
+    chain::records::{Account, Job, Model, Node, RoundRecord, Task},
+    types::{JobId, NodeKey, Slot, TaskId},
+};
+
+/// The records. Every write goes through [`State::put`] and [`State::remove`], so that journal, indexes and the set
+/// of changed records can't be forgotten.
+pub(super) struct State {
+    entries: BTreeMap<Key, Entry>,
+    index: Index,
+    /// What each write since [`State::begin`] replaced, oldest first.
+    journal: Vec<(Key, Option<Entry>)>,
+    /// Written since [`State::take_changed`].
+    changed: BTreeSet<Key>,
+    /// Since [`State::take_events`].
+    events: Vec<Event>,
+}
+
+/// Declares how a kind of record is looked up and put.
+macro_rules! records {
+    ($($record:ident: $id:ty, $get:ident $put:ident;)+) => {
+        impl State {$(
+            /// The record, if there is one.
+            pub(super) fn $get(&self, id: &$id) -> Option<&$record> {
+                match self.entries.get(&Key::$record(*id)) {
+                    Some(Entry::$record(record)) => Some(record),
+                    _ => None,
+                }
+            }
+
+            /// Creates or replaces the record.
+            #[allow(clippy::useless_conversion, reason = "large records are boxed, small ones are not")]
+            pub(super) fn $put(&mut self, id: &$id, record: $record) {
+                self.put(Key::$record(*id), Entry::$record(record.into()));
+            }
+        )+}
+    };
+}
+
+/// Declares how a kind of record is changed.
+macro_rules! editable {
+    ($($record:ident: $id:ty, $get:ident $put:ident $edit:ident;)+) => {
+        impl State {$(
+            /// Changes the record.
+            ///
+            /// # Panics
+            /// If there is none, which is a bug: callers hold an id that they have just looked up.
+            pub(super) fn $edit<R>(&mut self, id: &$id, edit: impl FnOnce(&mut $record) -> R) -> R {
+                let mut record = self.$get(id).expect("callers look the record up first").clone();
+                let result = edit(&mut record);
+                self.$put(id, record);
+                result
+            }
+        )+}
+    };
+}
+
+/// Declares how a kind of record that transactions name is demanded.
+macro_rules! demanded {
+    ($($record:ident: $id:ty, $get:ident $known:ident $name:literal;)+) => {
+        impl State {$(
+            /// The record; a refusal that names it if there is none.
+            pub(super) fn $known(&self, id: &$id) -> Result<&$record, Refusal> {
+                self.$get(id).ok_or_else(|| Refusal::not_found(format!(concat!($name, " {} does not exist"), id)))
+            }
+        )+}
+    };
+}
+
+records! {
+    Account: NodeKey, account put_account;
+    Node: NodeKey, node put_node;
+    NodeClock: NodeKey, node_clock put_node_clock;
+    Job: JobId, job put_job;
+    Task: TaskId, task put_task;
+    TaskClock: TaskId, task_clock put_task_clock;
+}
+
+editable! {
+    Node: NodeKey, node put_node edit_node;
+    NodeClock: NodeKey, node_clock put_node_clock edit_node_clock;
+    Job: JobId, job put_job edit_job;
+    Task: TaskId, task put_task edit_task;
+    TaskClock: TaskId, task_clock put_task_clock edit_task_clock;
+}
+
+demanded! {
+    Node: NodeKey, node known_node "node";
+    Job: JobId, job known_job "job";
+    Task: TaskId, task known_task "task";
+}
+
+impl State {
+    /// A ledger that holds nothing but its genesis and clock.
+    pub(super) fn new(genesis: Genesis, clock: Clock) -> Self {
+        Self::from_entries(BTreeMap::from([
+            (Key::Genesis, Entry::Genesis(Box::new(genesis))),
+            (Key::Clock, Entry::Clock(clock)),
+        ]))
+    }
+
+    /// The state with these records, among which must be genesis and clock. All count as changed.
+    pub(super) fn from_entries(entries: BTreeMap<Key, Entry>) -> Self {
+        let mut index = Index::default();
+        entries.iter().for_each(|(key, entry)| index.add(key, entry));
+        let changed = entries.keys().cloned().collect();
+        Self { entries, index, journal: Vec::new(), changed, events: Vec::new() }
+    }
+
+    /// What the ledger began from.
+    pub(super) fn genesis(&self) -> &Genesis {
+        match self.entries.get(&Key::Genesis) {
+            Some(Entry::Genesis(genesis)) => genesis,
+            _ => unreachable!("no state is made without a genesis, and none is removed"),
+        }
+    }
+
+    /// The numbers the ledger runs by.
+    pub(super) fn parameters(&self) -> &Parameters {
+        &self.genesis().parameters
+    }
+
+    /// Height and times.
+    pub(super) fn clock(&self) -> Clock {
+        match self.entries.get(&Key::Clock) {
+            Some(Entry::Clock(clock)) => *clock,
+            _ => unreachable!("no state is made without a clock, and none is removed"),
+        }
+    }
+
+    /// Sets height and times.
+    pub(super) fn put_clock(&mut self, clock: Clock) {
+        self.put(Key::Clock, Entry::Clock(clock));
+    }
+
+    /// The record under `key`.
+    pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// All records, in the order of their keys.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// The records under a range of keys.
+    pub(super) fn range(&self, keys: impl RangeBounds<Key>) -> impl Iterator<Item = (&Key, &Entry)> {
+        self.entries.range(keys)
+    }
+
+    /// The tasks of a job, by slot.
+    pub(super) fn tasks_of(&self, job: JobId) -> impl Iterator<Item = &Task> {
+        let keys = Key::Task(TaskId { job, slot: 0 })..=Key::Task(TaskId { job, slot: Slot::MAX });
+        self.range(keys).filter_map(|(_, entry)| match entry {
+            Entry::Task(task) => Some(&**task),
+            _ => None,
+        })
+    }
+
+    /// Whether any payout waits for the end of its audit window.
+    pub(super) fn has_payouts(&self) -> bool {
+        let first = Key::Payout(0, JobId([0; 32]), 0);
+        self.range(first..).next().is_some_and(|(key, _)| matches!(key, Key::Payout(..)))
+    }
+
+    /// The payouts whose audit window ends at `height` or before.
+    pub(super) fn due_payouts(&self, height: u64) -> Vec<(Key, Payout)> {
+        let first = Key::Payout(0, JobId([0; 32]), 0);
+        let last = Key::Payout(height, JobId([0xff; 32]), u32::MAX);
+        let payouts = self.range(first..=last).filter_map(|(key, entry)| match entry {
+            Entry::Payout(payout) => Some((key.clone(), payout.clone())),
+            _ => None,
+        });
+        payouts.collect()
+    }
+
+    /// What a node answered for a job so far.
+    pub(super) fn inference(&self, job: JobId, node: NodeKey) -> Inference {
+        match self.entries.get(&Key::Inference(job, node)) {
+            Some(Entry::Inference(inference)) => *inference,
+            _ => Inference::default(),
+        }
+    }
+
+    /// Sets what a node answered for a job.
+    pub(super) fn put_inference(&mut self, job: JobId, node: NodeKey, inference: Inference) {
+        self.put(Key::Inference(job, node), Entry::Inference(inference));
+    }
+
+    /// A registered model.
+    pub(super) fn model(&self, id: &str) -> Option<&Model> {
+        match self.entries.get(&Key::Model(id.to_owned())) {
+            Some(Entry::Model(model)) => Some(model),
+            _ => None,
+        }
+    }
+
+    /// Registers a model.
+    pub(super) fn put_model(&mut self, model: Model) {
+        self.put(Key::Model(model.id.clone()), Entry::Model(Box::new(model)));
+    }
+
+    /// Keeps a closed round.
+    pub(super) fn put_round(&mut self, record: RoundRecord) {
+        let key = Key::Round(record.outcome.job, record.outcome.round);
+        self.put(key, Entry::Round(Box::new(record)));
+    }
+
+    /// Keeps a payout until its height.
+    pub(super) fn put_payout(&mut self, height: u64, job: JobId, round: u32, payout: Payout) {
+        self.put(Key::Payout(height, job, round), Entry::Payout(payout));
+    }
+
+    /// The indexes.
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Says that something happened.
+    pub(super) fn emit(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// What happened since the last call.
+    pub(super) fn take_events(&mut self) -> Vec<Event> {
+        mem::take(&mut self.events)
+    }
+
+    /// From here on, [`State::rollback`] undoes.
+    pub(super) fn begin(&mut self) {
+        self.journal.clear();
+    }
+
+    /// Undoes every write and forgets every event since [`State::begin`].
+    pub(super) fn rollback(&mut self) {
+        for (key, old) in mem::take(&mut self.journal).into_iter().rev() {
+            self.replace(key, old);
+        }
+        self.events.clear();
+    }
+
+    /// The keys written since the last call.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<Key> {
+        self.journal.clear();
+        mem::take(&mut self.changed)
+    }
+
+    /// Removes a record, if it is there.
+    pub(super) fn remove(&mut self, key: &Key) {
+        self.write(key.clone(), None);
+    }
+
+    fn put(&mut self, key: Key, entry: Entry) {
+        self.write(key, Some(entry));
+    }
+
+    fn write(&mut self, key: Key, new: Option<Entry>) {
+        let old = self.replace(key.clone(), new);
+        self.changed.insert(key.clone());
+        self.journal.push((key, old));
+    }
+
+    fn replace(&mut self, key: Key, new: Option<Entry>) -> Option<Entry> {
+        if let Some(old) = self.entries.get(&key) {
+            self.index.remove(&key, old);
+        }
+        let Some(new) = new else {
+            return self.entries.remove(&key);
+        };
+        self.index.add(&key, &new);
+        self.entries.insert(key, new)
+    }
+}

@@ -1,0 +1,111 @@
+//! One transaction: who sent it, whether it is next, and which rule it goes to.
+
+use super::{TransactionResult, refusal::Refusal, state::State};
+use super::{jobs, models, nodes, receipts, refusal::ensure, rounds, tasks};
+use crate::{
+    chain::wire::{MAX_TRANSACTION, Message, Transaction},
+    codec,
+    types::{Digest, NodeKey, Signed},
+};
+
+/// What the rules know of a transaction besides its message.
+pub(super) struct Context {
+    /// Who signed it.
+    pub(super) creator: NodeKey,
+    /// Its nonce.
+    pub(super) nonce: u64,
+    /// SHA-256 of its bytes: its name on the chain.
+    pub(super) hash: Digest,
+}
+
+/// Whether a transaction may wait for a block.
+pub(super) fn check(state: &State, bytes: &[u8]) -> TransactionResult {
+    let checked = open(state, bytes).and_then(|(context, _)| {
+        let expected = next_nonce(state, &context.creator);
+        ensure(context.nonce >= expected, || used_nonce(context.nonce, expected))
+    });
+    checked.map_or_else(TransactionResult::from, |()| TransactionResult::default())
+}
+
+/// Applies a transaction. One that is authentic and next uses its nonce even if its message fails; of a failed
+/// message nothing else remains, but that a refused receipt is counted.
+pub(super) fn apply(state: &mut State, bytes: &[u8]) -> TransactionResult {
+    let (context, message) = match open(state, bytes) {
+        Ok(opened) => opened,
+        Err(refusal) => return refusal.into(),
+    };
+    let expected = next_nonce(state, &context.creator);
+    if context.nonce != expected {
+        return used_nonce(context.nonce, expected).into();
+    }
+    let mut account = state.account(&context.creator).cloned().unwrap_or_default();
+    account.nonce = expected.saturating_add(1);
+    state.put_account(&context.creator, account);
+    state.begin();
+    match perform(state, &context, &message) {
+        Ok(data) => TransactionResult { data, events: state.take_events(), ..TransactionResult::default() },
+        Err(refusal) => {
+            state.rollback();
+            if let Message::SubmitReceipt { receipt, .. } = &message {
+                receipts::count_refused(state, &context, receipt);
+            }
+            refusal.into()
+        }
+    }
+}
+
+fn open(state: &State, bytes: &[u8]) -> Result<(Context, Message), Refusal> {
+    let signed: Signed =
+        codec::decode(bytes, MAX_TRANSACTION).map_err(|error| Refusal::malformed(format!("transaction: {error}")))?;
+    let transaction: Transaction = signed.open().map_err(|error| Refusal::unopened("transaction", &error))?;
+    let chain_id = &state.genesis().chain_id;
+    ensure(transaction.chain_id == *chain_id, || {
+        let theirs: String = transaction.chain_id.chars().take(super::MAX_CHAIN_ID).collect();
+        Refusal::chain_id(format!("the transaction is for ledger `{theirs}`, this is `{chain_id}`"))
+    })?;
+    let context = Context { creator: signed.signer, nonce: transaction.nonce, hash: Digest::of(bytes) };
+    Ok((context, transaction.message))
+}
+
+fn next_nonce(state: &State, creator: &NodeKey) -> u64 {
+    state.account(creator).map_or(0, |account| account.nonce)
+}
+
+fn used_nonce(nonce: u64, expected: u64) -> Refusal {
+    Refusal::nonce(format!("nonce {nonce} is not the next; expected {expected}"))
+}
+
+/// Each rule gives the answer that goes into the result's data.
+fn perform(state: &mut State, context: &Context, message: &Message) -> Result<Vec<u8>, Refusal> {
+    match message {
+        Message::RegisterNode { node_id, address, resources, listen, attributes } => {
+            let offer = nodes::Offer { node_id, address: address.as_deref(), resources, listen, attributes };
+            nodes::register(state, context, &offer)
+        }
+        Message::UpdateHeartbeat { beats } => nodes::heartbeat(state, beats),
+        Message::SubmitJob { spec, shards } => jobs::submit(state, context, spec, shards),
+        Message::CreateTask { job_id, shard } => jobs::create_task(state, context, job_id, shard),
+        Message::TakeLease { task_id, generation } => tasks::take_lease(state, context, task_id, *generation),
+        Message::UpdateTaskStatus { task_id, generation, status, progress, checkpoint, delegate, error } => {
+            let report = tasks::Report {
+                status: *status,
+                progress: *progress,
+                checkpoint: checkpoint.as_ref(),
+                delegate: delegate.as_ref(),
+                error: error.as_deref(),
+            };
+            tasks::update_status(state, context, task_id, *generation, &report)
+        }
+        Message::SubmitReceipt { receipt, attestation } => receipts::submit(state, receipt, attestation),
+        Message::CloseRound { outcome, votes } => rounds::close(state, context, outcome, votes),
+        Message::CancelJob { job_id } => jobs::cancel(state, context, job_id),
+        Message::PauseJob { job_id, paused } => jobs::pause(state, context, job_id, *paused),
+        Message::RegisterModel { name, version, cid, metadata } => {
+            models::register(state, context, models::Entry { name, version, cid: *cid, metadata })
+        }
+        Message::ReportInference { job_id, answered, failed, round } => {
+            let report = models::Answers { answered: *answered, failed: *failed, round: *round };
+            models::report_inference(state, context, job_id, &report)
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! `shard`: content by name.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use clap::Subcommand;
+
+use super::{
+    Context, Error,
+    output::{bytes, table},
+};
+use crate::{
+    api::{self, ShardAdd, ShardGet},
+    types::ContentId,
+};
+
+/// Store, fetch and list content.
+#[derive(Debug, Subcommand)]
+pub(super) enum Shard {
+    /// Store a file or directory; prints its CID, the same that `ipfs add` gives.
+    Add {
+        /// What to store; `-` for stdin.
+        path: PathBuf,
+        /// It is a CAR (as `ipfs dag export` writes it) whose blocks are wanted.
+        #[arg(long)]
+        car: bool,
+    },
+    /// Fetch content, from the mesh if need be, and write it to a path.
+    Get {
+        /// What.
+        cid: ContentId,
+        /// Where to; must not exist. Default: the CID, in the current directory
+        to: Option<PathBuf>,
+    },
+    /// List pinned content.
+    Ls,
+}
+
+impl Shard {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
+        let client = context.client()?;
+        match self {
+            Self::Add { path, car } => {
+                let source = Source::open(&path, &context.data_dir)?;
+                let added = client.shard_add(&ShardAdd { path: source.path()?, car }).await?;
+                Ok(context.output.value(&added, |added| format!("{}\n", added.cid))?)
+            }
+            Self::Get { cid, to } => {
+                let to = to.unwrap_or_else(|| cid.to_string().into());
+                let to = std::path::absolute(&to).map_err(|source| Error::File { path: to, source })?;
+                let got = client.shard_get(&ShardGet { cid, to: to.clone() }).await?;
+                Ok(context.output.value(&got, |got| format!("{} in {}\n", bytes(got.size), to.display()))?)
+            }
+            Self::Ls => Ok(context.output.value(&client.shards().await?, |shards| list(shards))?),
+        }
+    }
+}
+
+/// What is stored: a path, or stdin copied to a file that is removed afterwards.
+enum Source {
+    Path(PathBuf),
+    Copied(tempfile::NamedTempFile),
+}
+
+impl Source {
+    fn open(path: &Path, data_dir: &Path) -> Result<Self, Error> {
+        if path != Path::new("-") {
+            return Ok(Self::Path(path.to_owned()));
+        }
+        let failed = |source| Error::File { path: data_dir.to_owned(), source };
+        let mut file = tempfile::NamedTempFile::new_in(data_dir).map_err(failed)?;
+        io::copy(&mut io::stdin().lock(), &mut file).map_err(failed)?;
+        Ok(Self::Copied(file))
+    }
+
+    /// Absolute, because the node has another current directory.
+    fn path(&self) -> Result<PathBuf, Error> {
+        let path = match self {
+            Self::Path(path) => path,
+            Self::Copied(file) => file.path(),
+        };
+        std::fs::canonicalize(path).map_err(|source| Error::File { path: path.to_owned(), source })
+    }
+}
+
+fn list(shards: &[api::Shard]) -> String {
+    let row = |shard: &api::Shard| vec![shard.cid.to_string(), bytes(shard.size), shard.pins.join(", ")];
+    table(&["cid", "size", "kept for"], &shards.iter().map(row).collect::<Vec<_>>(), "nothing is pinned")
+}

@@ -1,0 +1,150 @@
+//! What goes into the health state, and what comes out.
+
+use std::time::Duration;
+
+use libp2p::PeerId;
+
+use super::{SpeedError, Standing};
+use crate::{
+    gossip::StatusChange,
+    types::{Load, NodeKey, Signed, Speed},
+};
+
+/// What the operator or the network fixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Between two beats (origin: 30 s; `testnet` 1 s).
+    pub beat_interval: Duration,
+    /// How many nodes watch one (design §3: 8).
+    pub watchers: usize,
+    /// Suspected after this many intervals without a sign of life (origin: 90 s, which is 3).
+    pub suspect_beats: u32,
+    /// Between two direct probes of a suspected node.
+    pub probe_interval: Duration,
+    /// From suspicion to declaration: long enough for the beats and probes in it to survive loss and jitter
+    /// (targets.md: 1.5 s + this ≤ 4 s).
+    pub probe_window: Duration,
+    /// Others that are asked to probe a suspected node (SWIM's k).
+    pub helpers: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            beat_interval: Duration::from_secs(30),
+            watchers: 8,
+            suspect_beats: 3,
+            probe_interval: Duration::from_millis(500),
+            probe_window: Duration::from_millis(2_250),
+            helpers: 3,
+        }
+    }
+}
+
+impl Config {
+    /// A configuration with another beat interval.
+    pub fn with_beat_interval(beat_interval: Duration) -> Self {
+        Self { beat_interval, ..Self::default() }
+    }
+
+    /// Silence after which a node is suspected.
+    pub fn suspect_after(&self) -> Duration {
+        self.beat_interval * self.suspect_beats
+    }
+
+    /// Silence after which a node is declared offline.
+    pub fn declare_after(&self) -> Duration {
+        self.suspect_after() + self.probe_window
+    }
+}
+
+/// What the coordinator tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// All nodes known now (from the ledger and by connection); replaces what was said before. Watchers and helpers
+    /// are chosen among them. This node itself may be named and is left out.
+    Members {
+        /// Keys and peers.
+        nodes: Vec<(NodeKey, PeerId)>,
+    },
+    /// How busy this node is; goes out with the next beat.
+    Load(Load),
+    /// This node stops: the last beat goes out at once and says so; no further one follows.
+    Leave,
+    /// Measure the path to a peer. Exactly one [`Event::SpeedMeasured`] or [`Event::SpeedFailed`] follows.
+    MeasureSpeed {
+        /// Repeated by the answer.
+        id: u64,
+        /// With whom.
+        peer: PeerId,
+    },
+    /// A verified status change from gossip.
+    StatusHeard(StatusChange),
+}
+
+/// What the coordinator is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// This node's beat, for the ledger: at once after the start, then each interval, and when it leaves.
+    BeatDue(Signed),
+    /// A valid and new beat of another node.
+    BeatHeard {
+        /// Whose.
+        node: NodeKey,
+        /// How busy it is.
+        load: Load,
+        /// The signed beat, which anyone may put on the ledger.
+        beat: Signed,
+    },
+    /// A watched node gave no sign of life for three beats; probes are out.
+    Suspected {
+        /// Which.
+        node: NodeKey,
+    },
+    /// A suspected node gave a sign of life after all.
+    Cleared {
+        /// Which.
+        node: NodeKey,
+    },
+    /// A watched node answered nobody. Changes only.
+    Offline {
+        /// Which.
+        node: NodeKey,
+        /// The sequence of its last beat.
+        last_sequence: u64,
+    },
+    /// A node that was offline, had left or was not watched before beats. Changes only.
+    Online {
+        /// Which.
+        node: NodeKey,
+        /// What it was before; `None` if it was not watched.
+        before: Option<Standing>,
+        /// The sequence of its last beat.
+        last_sequence: u64,
+    },
+    /// A watched node said that it stops. Changes only.
+    Left {
+        /// Which.
+        node: NodeKey,
+        /// The sequence of its last beat.
+        last_sequence: u64,
+    },
+    /// The path to a peer was measured.
+    SpeedMeasured {
+        /// As in the input.
+        id: u64,
+        /// With whom.
+        peer: PeerId,
+        /// What came out.
+        speed: Speed,
+    },
+    /// The path to a peer could not be measured.
+    SpeedFailed {
+        /// As in the input.
+        id: u64,
+        /// With whom.
+        peer: PeerId,
+        /// Why.
+        error: SpeedError,
+    },
+}

@@ -1,0 +1,131 @@
+//! "When all of this content is here, do that": fetches with one continuation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use libp2p::PeerId;
+
+use super::{Coordinator, Output, Pending, inference::ServeRequest, on_proof::CheckReceipt};
+use crate::{
+    api, shard,
+    types::{ContentId, JobId, Slot, TaskId},
+};
+
+/// What happens once the content is here, or can't be had.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// The inputs of a held task's round.
+    Run(TaskId),
+    /// The update of another slot.
+    Update { job: JobId, slot: Slot, cid: ContentId },
+    /// The model or momentum that a round is aggregated from.
+    RoundModel { job: JobId, cid: ContentId },
+    /// What another node's receipt speaks of.
+    CheckReceipt(Box<CheckReceipt>),
+    /// What a job file names by CID.
+    Prepare { submission: u64, request: Box<api::Submit> },
+    /// What an inference worker needs.
+    Serve(Box<ServeRequest>),
+    /// A person wants it in a file.
+    Export { command: u64, request: api::ShardGet },
+}
+
+/// Counts what a fetch is for, so that the bytes it moves are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Scripts, models, data, checkpoints.
+    Content,
+    /// Updates of joint training.
+    Update,
+}
+
+#[derive(Debug)]
+struct Gather {
+    missing: BTreeSet<u64>,
+    failure: Option<String>,
+    next: Next,
+}
+
+/// Gathers under way.
+#[derive(Debug, Default)]
+pub(super) struct Gathers {
+    open: BTreeMap<u64, Gather>,
+    /// The fetches, each with its gather and purpose.
+    fetches: BTreeMap<u64, (u64, Purpose)>,
+}
+
+impl Coordinator {
+    /// Fetches `wanted` from `providers` (and whoever else has it), then goes on with `next`. Content that is here
+    /// already costs one look at the store.
+    pub(super) fn gather(&mut self, wanted: &[(ContentId, Purpose)], providers: &[PeerId], next: Next) {
+        let id = self.new_id();
+        let mut missing = BTreeSet::new();
+        for (root, purpose) in wanted.iter().copied().collect::<BTreeMap<_, _>>() {
+            let fetch = self.new_id();
+            missing.insert(fetch);
+            self.gathers.fetches.insert(fetch, (id, purpose));
+            let input = shard::Input::Fetch { id: fetch, root, providers: providers.to_vec() };
+            self.output(Output::Shard(input));
+        }
+        self.gathers.open.insert(id, Gather { missing, failure: None, next });
+    }
+
+    /// A fetch ended: the gather goes on when it was the last one.
+    pub(super) fn on_fetch_ended(&mut self, fetch: u64, bytes: u64, failure: Option<String>) {
+        let Some((id, purpose)) = self.gathers.fetches.remove(&fetch) else { return };
+        self.wanting.retain(|_, fetches| {
+            fetches.remove(&fetch);
+            !fetches.is_empty()
+        });
+        match purpose {
+            Purpose::Content => self.counters.shard_bytes_received += bytes,
+            Purpose::Update => self.counters.update_bytes_received += bytes,
+        }
+        let Some(gather) = self.gathers.open.get_mut(&id) else { return };
+        gather.missing.remove(&fetch);
+        if gather.failure.is_none() {
+            gather.failure = failure;
+        }
+        if gather.missing.is_empty()
+            && let Some(gather) = self.gathers.open.remove(&id)
+        {
+            match gather.failure {
+                None => self.on_gathered(gather.next),
+                Some(reason) => self.on_gather_failed(gather.next, reason),
+            }
+        }
+    }
+
+    fn on_gathered(&mut self, next: Next) {
+        match next {
+            Next::Run(task) => self.on_inputs_here(task),
+            Next::Update { job, slot, cid } => self.on_update_here(job, slot, cid),
+            Next::RoundModel { job, cid } => self.on_model_here(job, cid),
+            Next::CheckReceipt(check) => self.start_receipt_check(*check),
+            Next::Prepare { submission, request } => self.start_preparing(submission, request),
+            Next::Serve(request) => self.start_serving(*request),
+            Next::Export { command, request } => self.start_export(command, request),
+        }
+    }
+
+    fn on_gather_failed(&mut self, next: Next, reason: String) {
+        match next {
+            Next::Run(task) => self.on_inputs_missing(task, &reason),
+            Next::Update { job, slot, cid } => self.on_update_missing(job, slot, cid, &reason),
+            Next::RoundModel { job, cid } => self.on_model_missing(job, cid, &reason),
+            Next::CheckReceipt(check) => self.refuse_receipt(check.token, &reason),
+            Next::Prepare { submission, .. } => {
+                self.on_prepared(submission, Err(format!("what the job file names could not be fetched: {reason}")));
+            }
+            Next::Serve(request) => self.refuse_serving(&request, &reason),
+            Next::Export { command, .. } => {
+                let message = format!("the content could not be fetched: {reason}");
+                self.reply_error(command, api::ErrorCode::NotFound, message);
+            }
+        }
+    }
+
+    /// Whatever waits for this answer.
+    pub(super) fn take_pending(&mut self, id: u64) -> Option<Pending> {
+        self.pending.remove(&id)
+    }
+}

@@ -1,0 +1,483 @@
+//! Where the modules meet: "when this one reports X, that one does Y".
+//!
+//! The coordinator is as pure as a state: inputs with a time go in, [`Output`]s come out, nothing is read or written
+//! here. It is level-triggered. It compares what the ledger has committed ([`view::View`]) with what this node has done
+//! ([`work::Work`]) and asks for the next missing thing. After a crash it therefore needs nothing but the ledger: a
+//! task that the ledger says is ours is simply taken up again.
+//!
+//! One file a source of events (`on_*.rs`), one a thing that spans several (`work`, `submission`, `shutdown`).
+//!
+//! What it never does: it never acts on what is not committed, never awaits, never touches a `Swarm`, and never lets
+//! a request of another go without an answer.
+
+mod aggregate;
+mod connectivity;
+mod gather;
+mod inference;
+mod on_command;
+mod on_edge;
+mod on_executor;
+mod on_gossip;
+mod on_health;
+mod on_ledger;
+mod on_peer;
+mod on_proof;
+mod on_recovery;
+mod on_shard;
+mod pending;
+mod shutdown;
+mod status;
+mod submission;
+pub mod view;
+mod volunteer;
+mod work;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use libp2p::{Multiaddr, PeerId};
+
+use self::{
+    connectivity::Connectivity, gather::Gathers, inference::Inference, pending::Pending, status::RunLog,
+    submission::Submission, view::View, work::Work,
+};
+pub use self::{
+    connectivity::MAX_REMEMBERED,
+    on_peer::PeerEvent,
+    status::{Counters, Facts},
+};
+use super::edges;
+use crate::{
+    api,
+    chain::{client, rpc as ledger_rpc, wire::Message},
+    executor,
+    gossip::Announcement,
+    health,
+    identity::Keypair,
+    network, proof, recovery,
+    resource::Manager,
+    round, shard,
+    types::{ContentId, Generation, JobId, LedgerId, NodeKey, Resources, Signed, TaskId, Time},
+    validator,
+};
+
+/// How often the coordinator looks at what may have come due without an event.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Ids are counted from the start's milliseconds times this, so that those of two runs never meet.
+const IDS_A_MILLISECOND: u64 = 1_000;
+
+/// What the operator fixes, and what the node found out about its host.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Peer, account and signer.
+    pub keypair: Keypair,
+    /// A label for people.
+    pub label: String,
+    /// Where rewards go; `None` for the node's own account.
+    pub address: Option<String>,
+    /// What this node lends. Zero cores: it takes no work.
+    pub lends: Resources,
+    /// The configured ledger.
+    pub ledger: LedgerId,
+    /// Whose work is taken.
+    pub policy: validator::Policy,
+    /// Bootstrap addresses.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Peers remembered from earlier runs.
+    pub remembered: Vec<(PeerId, Multiaddr)>,
+    /// Where the node stands, as its operator says.
+    pub place: network::Place,
+    /// What `status` tells about the process and its host.
+    pub facts: Facts,
+    /// Pauses and turns of joint training.
+    pub rounds: round::Config,
+    /// Waits of checkpoints.
+    pub recovery: recovery::Config,
+    /// Longest time for checkpoints and handing back at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A person or a tool asks something.
+    Command {
+        /// Repeated by [`Output::Reply`].
+        id: u64,
+        /// What.
+        command: api::Command,
+    },
+    /// Connections, addresses and discovery.
+    Peer(PeerEvent),
+    /// A gossip message.
+    Gossip {
+        /// Its topic.
+        topic: String,
+        /// Names the message and its forwarder; repeated by [`Output::GossipVerdict`].
+        id: GossipId,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A ledger's client reports.
+    Ledger {
+        /// Which ledger.
+        ledger: LedgerId,
+        /// What.
+        event: client::Event,
+    },
+    /// The executor reports.
+    Executor(executor::Event),
+    /// The inference protocol reports.
+    Inference(executor::inference::Event),
+    /// Health reports.
+    Health(health::Event),
+    /// Proof reports.
+    Proof(proof::Event),
+    /// Shard reports.
+    Shard(shard::Event),
+    /// A peer asks a ledger that this node may carry, or a call of ours has its answer.
+    LedgerRpc(ledger_rpc::Event),
+    /// An edge answers.
+    Edge {
+        /// As in the request.
+        id: u64,
+        /// What came out.
+        answer: edges::Answer,
+    },
+    /// The operator or the system wants the node to stop.
+    Shutdown {
+        /// Why.
+        reason: String,
+    },
+    /// Time passed.
+    Tick,
+}
+
+/// Names a gossip message on its way through validation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GossipId {
+    /// gossipsub's id.
+    pub message: Vec<u8>,
+    /// Who forwarded it.
+    pub source: PeerId,
+}
+
+/// What becomes of a gossip message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Forward it.
+    Accept,
+    /// Don't forward it, and blame nobody: it may be late.
+    Ignore,
+    /// Don't forward it, and blame who did.
+    Reject,
+}
+
+/// What should happen.
+#[derive(Debug)]
+pub enum Output {
+    /// Answer a command.
+    Reply {
+        /// As in the command.
+        id: u64,
+        /// The answer.
+        result: Box<Result<api::Reply, api::Error>>,
+    },
+    /// Tell whoever watches.
+    Notify(api::NodeEvent),
+    /// Tell the executor.
+    Executor(executor::Input),
+    /// Tell the inference protocol.
+    Inference(executor::inference::Input),
+    /// Tell health.
+    Health(health::Input),
+    /// Tell proof.
+    Proof(proof::Input),
+    /// Tell shard.
+    Shard(shard::Input),
+    /// Tell the ledger protocol.
+    LedgerRpc(ledger_rpc::Input),
+    /// Publish on gossip.
+    Publish {
+        /// Where.
+        topic: String,
+        /// What.
+        message: Signed,
+    },
+    /// Join a topic.
+    Subscribe(String),
+    /// Leave a topic.
+    Unsubscribe(String),
+    /// Forward a message or not.
+    GossipVerdict {
+        /// Which.
+        id: GossipId,
+        /// What becomes of it.
+        verdict: Verdict,
+    },
+    /// Dial an address.
+    Dial(Multiaddr),
+    /// Remember where a peer is.
+    AddAddress {
+        /// Who.
+        peer: PeerId,
+        /// Where.
+        address: Multiaddr,
+    },
+    /// Ask the routing table who provides this.
+    FindProviders(ContentId),
+    /// Say that this node provides this.
+    Provide(ContentId),
+    /// Send a transaction.
+    Submit {
+        /// To which ledger.
+        ledger: LedgerId,
+        /// Repeated by the client's event.
+        id: u64,
+        /// What.
+        message: Message,
+        /// Whether it must survive a restart.
+        durable: bool,
+    },
+    /// Follow a job's ledger through the peer that carries it.
+    OpenLedger {
+        /// Which.
+        ledger: LedgerId,
+        /// Who carries it.
+        host: PeerId,
+    },
+    /// Work for an edge; exactly one [`Input::Edge`] with this id follows.
+    Edge {
+        /// Repeated by the answer.
+        id: u64,
+        /// What.
+        request: edges::Request,
+    },
+    /// Pin a root on Kubo, now or when it answers.
+    Pin {
+        /// What.
+        root: ContentId,
+        /// Under which name.
+        name: String,
+    },
+    /// No longer.
+    Unpin {
+        /// What.
+        root: ContentId,
+    },
+    /// Remember connected peers across restarts.
+    RememberPeers(Vec<(PeerId, Multiaddr)>),
+    /// Everything is put away: exit.
+    Exit,
+}
+
+/// One ledger that this node follows.
+#[derive(Debug, Default)]
+struct LedgerState {
+    view: View,
+    connected: bool,
+    /// Since when it answers.
+    connected_at: Time,
+    endpoint: Option<String>,
+    reason: Option<String>,
+    /// A registration is on its way.
+    registering: bool,
+    /// Transactions on their way.
+    outbox: u32,
+    /// For a job's own ledger: the peer that carries it.
+    host: Option<PeerId>,
+}
+
+/// The state of the whole node.
+#[derive(Debug)]
+pub struct Coordinator {
+    config: Config,
+    me: NodeKey,
+    /// The time of the input that is being handled.
+    now: Time,
+    started_at: Time,
+    next_id: u64,
+    outputs: VecDeque<Output>,
+    pending: BTreeMap<u64, Pending>,
+    gathers: Gathers,
+    /// Fetches for which nobody is known, by root.
+    wanting: BTreeMap<ContentId, BTreeSet<u64>>,
+    ledgers: BTreeMap<LedgerId, LedgerState>,
+    works: BTreeMap<TaskId, Work>,
+    /// Tasks that this node gave back, with the generation and when: it does not take them again at once.
+    given_back: BTreeMap<TaskId, (Generation, Time)>,
+    /// When a pending task of a generation was first seen, for the volunteers' order.
+    seen_pending: BTreeMap<(TaskId, Generation), Time>,
+    /// Why tasks wait: who refused an offer and why.
+    refusals: BTreeMap<TaskId, String>,
+    announcements: BTreeMap<JobId, Announcement>,
+    subscribed: BTreeSet<JobId>,
+    resources: Manager,
+    rounds: round::State,
+    recovery: recovery::State,
+    connectivity: Connectivity,
+    network: network::State,
+    peers: BTreeMap<PeerId, on_peer::PeerInfo>,
+    listen: BTreeSet<Multiaddr>,
+    external: BTreeSet<Multiaddr>,
+    /// The checkpoint of each task that Kubo was asked to pin last: one a task, so that its pins stay few.
+    pinned: BTreeMap<TaskId, ContentId>,
+    submissions: BTreeMap<u64, Submission>,
+    inference: Inference,
+    runs: RunLog,
+    counters: Counters,
+    receipts: BTreeMap<(TaskId, u32), on_proof::OwnReceipt>,
+    stopping: Option<shutdown::Stopping>,
+    last_tick: Time,
+}
+
+impl Coordinator {
+    /// A coordinator that knows nothing yet but its configuration.
+    pub fn new(config: Config, now: Time) -> Self {
+        let me = config.keypair.node_key();
+        let mut connectivity = Connectivity::default();
+        for address in &config.bootstrap {
+            connectivity.add_bootstrap(address.clone(), now);
+        }
+        for (peer, address) in &config.remembered {
+            connectivity.remember(*peer, [address.clone()], now);
+        }
+        let ledgers = BTreeMap::from([(config.ledger.clone(), LedgerState::default())]);
+        Self {
+            me,
+            now,
+            started_at: now,
+            // Above every id of an earlier run, whose durable transactions may still be reported.
+            next_id: now.as_millis() * IDS_A_MILLISECOND,
+            outputs: VecDeque::new(),
+            pending: BTreeMap::new(),
+            gathers: Gathers::default(),
+            wanting: BTreeMap::new(),
+            ledgers,
+            works: BTreeMap::new(),
+            given_back: BTreeMap::new(),
+            seen_pending: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            announcements: BTreeMap::new(),
+            subscribed: BTreeSet::new(),
+            resources: Manager::new(config.lends),
+            rounds: round::State::new(config.rounds.clone(), config.keypair.clone()),
+            recovery: recovery::State::new(config.recovery.clone()),
+            connectivity,
+            network: network::State::new(config.place.clone()),
+            peers: BTreeMap::new(),
+            listen: BTreeSet::new(),
+            external: BTreeSet::new(),
+            pinned: BTreeMap::new(),
+            submissions: BTreeMap::new(),
+            inference: Inference::default(),
+            runs: RunLog::default(),
+            counters: Counters::default(),
+            receipts: BTreeMap::new(),
+            stopping: None,
+            last_tick: now,
+            config,
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, input: Input, now: Time) {
+        self.now = self.now.max(now);
+        match input {
+            Input::Command { id, command } => self.on_command(id, command),
+            Input::Peer(event) => self.on_peer(event),
+            Input::Gossip { topic, id, bytes } => self.on_gossip(&topic, id, &bytes),
+            Input::Ledger { ledger, event } => self.on_ledger(&ledger, event),
+            Input::Executor(event) => self.on_executor(event),
+            Input::Inference(event) => self.on_inference(event),
+            Input::Health(event) => self.on_health(event),
+            Input::Proof(event) => self.on_proof(event),
+            Input::Shard(event) => self.on_shard(event),
+            Input::LedgerRpc(event) => self.on_ledger_rpc(event),
+            Input::Edge { id, answer } => self.on_edge(id, answer),
+            Input::Shutdown { reason } => self.on_shutdown(reason),
+            Input::Tick => {}
+        }
+        self.tick();
+        self.drain_rounds();
+        self.drain_recovery();
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Input::Tick`] is wanted next.
+    pub fn poll_timeout(&self) -> Time {
+        let dial = self.connectivity.next_due();
+        let round = self.rounds.poll_timeout();
+        let recovery = self.recovery.poll_timeout();
+        let soonest = [dial, round, recovery].into_iter().flatten().min();
+        soonest.unwrap_or(Time(u64::MAX)).min(self.last_tick + TICK).max(self.now)
+    }
+
+    fn tick(&mut self) {
+        for address in self.connectivity.due(self.now) {
+            self.output(Output::Dial(address));
+        }
+        if self.rounds.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.rounds.on_timeout(self.now);
+        }
+        if self.recovery.poll_timeout().is_some_and(|at| at <= self.now) {
+            self.recovery.on_timeout(self.now);
+        }
+        if self.now.since(self.last_tick) >= TICK {
+            self.last_tick = self.now;
+            self.reconcile_all();
+            self.register_on_new_ledgers();
+            self.tend_submissions();
+            self.tend_shutdown();
+        }
+    }
+
+    fn output(&mut self, output: Output) {
+        self.outputs.push_back(output);
+    }
+
+    fn notify(&mut self, event: api::NodeEvent) {
+        self.output(Output::Notify(event));
+    }
+
+    fn new_id(&mut self) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// A new id under which `pending` waits.
+    fn wait_for(&mut self, pending: Pending) -> u64 {
+        let id = self.new_id();
+        self.pending.insert(id, pending);
+        id
+    }
+
+    fn submit(&mut self, ledger: &str, message: Message, durable: bool, pending: Pending) {
+        let id = self.wait_for(pending);
+        if let Some(state) = self.ledgers.get_mut(ledger) {
+            state.outbox += 1;
+        }
+        self.output(Output::Submit { ledger: ledger.to_owned(), id, message, durable });
+    }
+
+    fn edge(&mut self, request: edges::Request, pending: Pending) {
+        let id = self.wait_for(pending);
+        self.output(Output::Edge { id, request });
+    }
+
+    fn reply(&mut self, id: u64, reply: api::Reply) {
+        self.output(Output::Reply { id, result: Box::new(Ok(reply)) });
+    }
+
+    fn reply_error(&mut self, id: u64, code: api::ErrorCode, message: impl Into<String>) {
+        self.output(Output::Reply { id, result: Box::new(Err(api::Error::new(code, message))) });
+    }
+}

@@ -1,0 +1,162 @@
+//! Gossip: each message is checked before it is forwarded, and acted on only as far as the ledger bears it out.
+
+use std::time::Duration;
+
+use super::{Coordinator, GossipId, Output, Verdict};
+use crate::{
+    api::{NodeEvent, views::peer_text},
+    codec,
+    gossip::{
+        self, Announcement, AssignmentNotice, JobMessage, JobUpdate, Rollback, StatusChange, TOPIC_ASSIGN,
+        TOPIC_HEARTBEAT, TOPIC_JOBS, TOPIC_ROLLBACK,
+    },
+    health, identity, recovery, round, swarm,
+    types::{NodeKey, NodeStatus, Signed, SignedObject, Time},
+    validator,
+};
+
+/// Messages older or newer than this are not forwarded: duplicates are remembered no longer.
+const MAX_AGE: Duration = swarm::GOSSIP_MEMORY;
+/// Announcements kept; the oldest goes first. The ledger has them all.
+const MAX_ANNOUNCEMENTS: usize = 1_024;
+/// Ledgers of single jobs that are followed at once; a further one is left to others.
+const MAX_JOB_LEDGERS: usize = 32;
+
+impl Coordinator {
+    pub(super) fn on_gossip(&mut self, topic: &str, id: GossipId, bytes: &[u8]) {
+        self.counters.gossip_bytes_received += bytes.len() as u64;
+        let verdict = match codec::decode::<Signed>(bytes, gossip::MAX_MESSAGE + gossip::ENVELOPE) {
+            Ok(signed) => self.route_gossip(topic, &signed),
+            Err(error) => {
+                tracing::debug!(topic, source = %id.source, %error, "a malformed gossip message");
+                Verdict::Reject
+            }
+        };
+        self.output(Output::GossipVerdict { id, verdict });
+    }
+
+    fn route_gossip(&mut self, topic: &str, signed: &Signed) -> Verdict {
+        match topic {
+            TOPIC_JOBS => self.read_gossip(
+                signed,
+                |message: &Announcement| (message.submitter, message.timestamp),
+                |this, message| {
+                    if let Err(reason) = this.accept_announcement(message) {
+                        tracing::debug!(reason, "an announcement was left to others");
+                    }
+                },
+            ),
+            TOPIC_ASSIGN => self.read_gossip(
+                signed,
+                |message: &AssignmentNotice| (message.node, message.timestamp),
+                |_, message| {
+                    tracing::debug!(task = %message.task, generation = message.generation, "a task has a holder");
+                },
+            ),
+            TOPIC_ROLLBACK => self.read_gossip(
+                signed,
+                |message: &Rollback| (message.node_id, message.timestamp),
+                Self::on_rollback_heard,
+            ),
+            TOPIC_HEARTBEAT => self.read_gossip(
+                signed,
+                |message: &StatusChange| (message.observer, message.timestamp),
+                Self::on_status_heard,
+            ),
+            _ => self.read_gossip(
+                signed,
+                |message: &JobMessage| (message.node, message.timestamp),
+                |this, message| {
+                    this.on_job_message(message);
+                },
+            ),
+        }
+    }
+
+    /// Opens a message, checks that its signer is who it speaks for and that it is of our time, then acts on it.
+    fn read_gossip<T: SignedObject>(
+        &mut self,
+        signed: &Signed,
+        facts: impl FnOnce(&T) -> (NodeKey, Time),
+        act: impl FnOnce(&mut Self, T),
+    ) -> Verdict {
+        let Ok(message) = signed.open::<T>() else { return Verdict::Reject };
+        let (speaker, timestamp) = facts(&message);
+        if speaker != signed.signer {
+            return Verdict::Reject;
+        }
+        if timestamp.since(self.now) > MAX_AGE || self.now.since(timestamp) > MAX_AGE {
+            return Verdict::Ignore;
+        }
+        act(self, message);
+        Verdict::Accept
+    }
+
+    /// A new job: remembers where its content is, and follows its ledger if it has one of its own.
+    pub(super) fn accept_announcement(&mut self, announcement: Announcement) -> Result<(), String> {
+        let ledger = announcement.ledger.clone();
+        let known = self.ledgers.contains_key(&ledger);
+        validator::validate_spec(&self.config.policy, &ledger, &announcement.spec)
+            .map_err(|rejection| rejection.to_string())?;
+        if !known {
+            let host = announcement.ledger_host.as_ref().and_then(identity::peer_id);
+            let host = host.ok_or_else(|| format!("ledger `{ledger}` is not reachable from here"))?;
+            if self.ledgers.len() > MAX_JOB_LEDGERS {
+                return Err("this node follows as many job ledgers as it may".into());
+            }
+            self.ledger_state(&ledger).host = Some(host);
+            self.output(Output::OpenLedger { ledger: ledger.clone(), host });
+        }
+        let job = announcement.job;
+        if self.announcements.len() >= MAX_ANNOUNCEMENTS
+            && let Some(oldest) = self.announcements.iter().min_by_key(|(_, kept)| kept.timestamp).map(|(job, _)| *job)
+        {
+            self.announcements.remove(&oldest);
+        }
+        self.announcements.insert(job, announcement);
+        self.reconcile_job(&ledger, job);
+        Ok(())
+    }
+
+    fn on_rollback_heard(&mut self, rollback: Rollback) {
+        // Recovery holds it until the ledger agrees that the generation is over.
+        self.recovery.handle(recovery::Input::Rollback(Box::new(rollback)), self.now);
+    }
+
+    fn on_status_heard(&mut self, change: StatusChange) {
+        let event = NodeEvent::NodeStatus { peer_id: peer_text(&change.node), status: change.status };
+        // A node's own word on its leaving is final; another's word is a reason to probe, which health does.
+        if change.observer == change.node && change.status == NodeStatus::Offline {
+            self.set_standing(&change.node, NodeStatus::Offline);
+            self.notify(event);
+        }
+        self.output(Output::Health(health::Input::StatusHeard(change)));
+    }
+
+    fn on_job_message(&mut self, message: JobMessage) {
+        match message.update {
+            JobUpdate::Update { task, round, update_cid, .. } => {
+                tracing::debug!(%task, round, %update_cid, "an update is out");
+            }
+            JobUpdate::Proposal { outcome, vote } => {
+                let proposal = round::Input::Proposal { from: message.node, outcome, vote };
+                self.rounds.handle(proposal, self.now);
+            }
+            JobUpdate::Vote(vote) => self.rounds.handle(round::Input::Vote { vote }, self.now),
+        }
+    }
+
+    pub(super) fn set_standing(&mut self, node: &NodeKey, status: NodeStatus) {
+        let peer = identity::peer_id(node);
+        if let Some(info) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
+            info.standing = Some(status);
+        }
+    }
+
+    /// Signs and publishes.
+    pub(super) fn publish<T: SignedObject>(&mut self, topic: impl Into<String>, message: &T) {
+        let message = self.config.keypair.seal(message);
+        self.counters.gossip_bytes_sent += message.body.len() as u64;
+        self.output(Output::Publish { topic: topic.into(), message });
+    }
+}

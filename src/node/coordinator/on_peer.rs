@@ -1,0 +1,180 @@
+//! Connections, addresses and discovery.
+
+use libp2p::{Multiaddr, PeerId};
+
+use super::{Coordinator, MAX_REMEMBERED, Output};
+use crate::{
+    api::NodeEvent,
+    health, identity, network, shard,
+    types::{ContentId, NodeKey, NodeStatus},
+};
+
+/// What happened between this node and a peer.
+#[derive(Clone, Debug)]
+pub enum PeerEvent {
+    /// This node listens at an address.
+    Listening(Multiaddr),
+    /// It no longer does.
+    NotListening(Multiaddr),
+    /// Peers reach this node at an address.
+    External(Multiaddr),
+    /// A connection opened.
+    Connected {
+        /// To whom.
+        peer: PeerId,
+        /// Where it is.
+        address: Multiaddr,
+        /// Who began it: true for us.
+        outbound: bool,
+    },
+    /// The last connection closed.
+    Disconnected {
+        /// To whom.
+        peer: PeerId,
+    },
+    /// A peer said who it is.
+    Identified {
+        /// Who.
+        peer: PeerId,
+        /// Where it listens.
+        listen: Vec<Multiaddr>,
+        /// Where it sees us.
+        observed: Multiaddr,
+        /// What it runs.
+        agent: String,
+    },
+    /// mDNS found a peer.
+    Discovered {
+        /// Who.
+        peer: PeerId,
+        /// Where.
+        address: Multiaddr,
+    },
+    /// A dial failed.
+    DialFailed {
+        /// Whom, if it was known.
+        peer: Option<PeerId>,
+        /// The transport's words.
+        error: String,
+    },
+    /// Ping measured a round trip.
+    RoundTrip {
+        /// With whom.
+        peer: PeerId,
+        /// In microseconds.
+        micros: u64,
+    },
+    /// The routing table names providers.
+    Providers {
+        /// Of what.
+        root: ContentId,
+        /// Who.
+        peers: Vec<PeerId>,
+    },
+}
+
+/// What this node knows of a connected peer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PeerInfo {
+    pub(super) outbound: bool,
+    pub(super) agent: Option<String>,
+    pub(super) listen: Vec<Multiaddr>,
+    pub(super) latency_micros: Option<u64>,
+    pub(super) standing: Option<NodeStatus>,
+}
+
+impl Coordinator {
+    pub(super) fn on_peer(&mut self, event: PeerEvent) {
+        match event {
+            PeerEvent::Listening(address) => {
+                self.listen.insert(address);
+            }
+            PeerEvent::NotListening(address) => {
+                self.listen.remove(&address);
+            }
+            PeerEvent::External(address) => {
+                self.external.insert(address);
+            }
+            PeerEvent::Connected { peer, address, outbound } => self.on_connected(peer, address, outbound),
+            PeerEvent::Disconnected { peer } => self.on_disconnected(peer),
+            PeerEvent::Identified { peer, listen, observed, agent } => {
+                self.on_identified(peer, listen, &observed, agent)
+            }
+            PeerEvent::Discovered { peer, address } => {
+                self.output(Output::AddAddress { peer, address: address.clone() });
+                self.connectivity.remember(peer, [address], self.now);
+            }
+            PeerEvent::DialFailed { peer, error } => {
+                tracing::debug!(?peer, error, "a dial failed");
+                self.connectivity.on_dial_failed(peer, &error);
+            }
+            PeerEvent::RoundTrip { peer, micros } => {
+                if let Some(info) = self.peers.get_mut(&peer) {
+                    info.latency_micros = Some(micros);
+                }
+            }
+            PeerEvent::Providers { root, peers } => {
+                for id in self.wanting.get(&root).cloned().unwrap_or_default() {
+                    self.output(Output::Shard(shard::Input::AddProviders { id, providers: peers.clone() }));
+                }
+            }
+        }
+    }
+
+    fn on_connected(&mut self, peer: PeerId, address: Multiaddr, outbound: bool) {
+        self.connectivity.on_connected(peer, address.clone());
+        if self.peers.contains_key(&peer) {
+            return;
+        }
+        self.peers.insert(peer, PeerInfo { outbound, ..PeerInfo::default() });
+        self.notify(NodeEvent::PeerConnected { peer_id: peer.to_string(), address: address.to_string() });
+        self.update_members();
+    }
+
+    fn on_disconnected(&mut self, peer: PeerId) {
+        self.connectivity.on_disconnected(&peer, self.now);
+        self.peers.remove(&peer);
+        self.notify(NodeEvent::PeerDisconnected { peer_id: peer.to_string() });
+        self.name_holders();
+    }
+
+    fn on_identified(&mut self, peer: PeerId, listen: Vec<Multiaddr>, observed: &Multiaddr, agent: String) {
+        /// Addresses of one peer that are kept; a peer may name any number.
+        const MAX_ADDRESSES: usize = 16;
+        let listen: Vec<Multiaddr> = listen.into_iter().take(MAX_ADDRESSES).collect();
+        for address in &listen {
+            self.output(Output::AddAddress { peer, address: address.clone() });
+        }
+        self.connectivity.remember(peer, listen.iter().cloned(), self.now);
+        self.network.handle(network::Input::Observed { by: peer, address: observed.clone() }, self.now);
+        let Some(info) = self.peers.get_mut(&peer) else { return };
+        info.listen = listen;
+        info.agent = Some(agent.chars().take(64).collect());
+        let known: Vec<(PeerId, Multiaddr)> = self
+            .peers
+            .iter()
+            .filter_map(|(peer, info)| info.listen.first().map(|address| (*peer, address.clone())))
+            .take(MAX_REMEMBERED)
+            .collect();
+        self.output(Output::RememberPeers(known));
+        // A few paths are measured, for the registration; not the peer's own business, so not with each of them.
+        if self.network.to_measure([peer], self.now) == [peer] {
+            let id = self.wait_for(super::Pending::Speed { peer });
+            self.output(Output::Health(health::Input::MeasureSpeed { id, peer }));
+        }
+    }
+
+    /// Tells health whom there is: who is connected, and who stands on a ledger.
+    pub(super) fn update_members(&mut self) {
+        let connected = self.peers.keys().filter_map(|peer| Some((identity::node_key(peer)?, *peer)));
+        let listed = self
+            .ledgers
+            .values()
+            .flat_map(|state| state.view.present_nodes())
+            .filter_map(|node| Some((node.id, identity::peer_id(&node.id)?)));
+        let mut nodes: std::collections::BTreeMap<NodeKey, PeerId> = connected.chain(listed).collect();
+        nodes.remove(&self.me);
+        self.output(Output::Health(health::Input::Members { nodes: nodes.into_iter().collect() }));
+        self.name_holders();
+    }
+}

@@ -1,0 +1,70 @@
+//! What an answer is for.
+
+use libp2p::PeerId;
+
+use super::on_proof::CheckReceipt;
+use crate::types::{ContentId, Generation, JobId, LedgerId, NodeKey, Round, Slot, TaskId};
+
+/// One thing that this node waits for. Each entry is taken out by its one answer.
+#[derive(Debug)]
+pub(super) enum Pending {
+    /// A lease of this task and generation.
+    Lease { task: TaskId, generation: Generation },
+    /// A status of a held task; nothing depends on it.
+    TaskStatus { task: TaskId },
+    /// Giving a task back; the work is forgotten afterwards.
+    HandBack { task: TaskId },
+    /// A receipt of a held task.
+    Receipt { task: TaskId, round: Round },
+    /// Closing a round.
+    CloseRound { job: JobId },
+    /// Registering on a ledger.
+    Register { ledger: LedgerId, command: Option<u64> },
+    /// A beat on a ledger.
+    Beat,
+    /// An order of a person on a ledger; `done` is said when it is committed.
+    Command { command: u64, done: String },
+    /// The job of a submission.
+    SubmitJob { submission: u64 },
+    /// Preparing a job file.
+    Prepare { submission: u64 },
+    /// Starting a ledger of its own for a submission.
+    CarryLedger { submission: u64 },
+    /// A peer was asked to hold content of a submission.
+    SubmissionHold { submission: u64, root: ContentId, peer: PeerId },
+    /// A peer was asked to hold a checkpoint.
+    CheckpointHold { hold: u64 },
+    /// A peer was offered a slot.
+    Offer { job: JobId, slot: Slot, peer: PeerId },
+    /// The update of a finished round is made.
+    Package { task: TaskId, round: Round },
+    /// A checkpoint is stored and its roots are computed.
+    Keep,
+    /// A root is pinned or unpinned; nothing depends on it.
+    Pin,
+    /// A checkpoint is read to continue from.
+    LoadCheckpoint { task: TaskId, purpose: LoadPurpose },
+    /// A peer was asked to verify a receipt.
+    Verify { task: TaskId, round: Round, peer: NodeKey },
+    /// Another node's update is checked.
+    CheckUpdate(Box<CheckReceipt>),
+    /// A round is aggregated.
+    Aggregate,
+    /// A question to a model.
+    Infer { command: u64, model_id: String, node: NodeKey, asked_at: crate::types::Time },
+    /// A person's file work.
+    Files { command: u64 },
+    /// The tail of a log, locally.
+    Log { command: u64, task: TaskId },
+    /// A path to a peer is being measured.
+    Speed { peer: PeerId },
+}
+
+/// What of a checkpoint is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoadPurpose {
+    /// Continue inside the round.
+    Resume,
+    /// Begin a round from its optimizer state.
+    Optimizer,
+}

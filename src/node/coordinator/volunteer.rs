@@ -1,0 +1,101 @@
+//! Taking leases: which pending tasks this node wants, and when it may ask.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Coordinator, Pending, work::Phase, work::Work};
+use crate::{
+    chain::wire::Message,
+    types::{JobId, NodeKey, TaskId, TaskStatus, rendezvous},
+    validator,
+};
+
+/// How long the second in line waits for the first, the third for the second, and so on: two round trips to a far
+/// ledger. Only the ledger decides who holds a task; the order keeps a thousand nodes from asking at once.
+const TURN: Duration = Duration::from_millis(150);
+/// Nobody waits longer than this many turns: 10 s, well below a lease.
+const LAST_TURN: u32 = 64;
+/// A task that this node gave back is left to others for so long.
+const OTHERS_FIRST: Duration = Duration::from_secs(30);
+/// Leases asked for at once; the next is asked for when one is answered.
+const MAX_LEASING: usize = 4;
+
+impl Coordinator {
+    /// Looks for work on a job's pending tasks.
+    pub(super) fn volunteer(&mut self, ledger: &str, job: JobId) {
+        let Some(state) = self.ledgers.get(ledger) else { return };
+        let pending: Vec<TaskId> =
+            state.view.tasks_of(&job).filter(|task| task.status == TaskStatus::Pending).map(|task| task.id).collect();
+        for task in pending {
+            self.consider(ledger, task);
+        }
+    }
+
+    fn consider(&mut self, ledger: &str, task: TaskId) {
+        let leasing = self.works.values().filter(|work| work.phase == Phase::Leasing).count();
+        if self.stopping.is_some() || self.works.contains_key(&task) || leasing >= MAX_LEASING {
+            return;
+        }
+        if self.given_back.get(&task).is_some_and(|(_, at)| self.now.since(*at) < OTHERS_FIRST) {
+            return;
+        }
+        if let Err(reason) = self.validate(ledger, task) {
+            tracing::debug!(%task, reason, "not taken");
+            return;
+        }
+        let Some(generation) =
+            self.ledgers.get(ledger).and_then(|state| state.view.tasks.get(&task)).map(|task| task.generation)
+        else {
+            return;
+        };
+        let turn = self.turn(ledger, task, generation);
+        let seen = *self.seen_pending.entry((task, generation)).or_insert(self.now);
+        if self.now.since(seen) < TURN * turn || !self.book(ledger, task) {
+            return;
+        }
+        let round =
+            self.ledgers.get(ledger).and_then(|state| state.view.jobs.get(&task.job)).map_or(0, |job| job.round);
+        self.works.insert(task, Work::new(ledger.to_owned(), task, generation + 1, round, Phase::Leasing));
+        let message = Message::TakeLease { task_id: task, generation };
+        self.submit(ledger, message, false, Pending::Lease { task, generation });
+    }
+
+    /// Whether this node may and can take the task, with the reason if not.
+    pub(super) fn validate(&self, ledger: &str, task: TaskId) -> Result<(), String> {
+        let state = self.ledgers.get(ledger).ok_or("its ledger is not followed here")?;
+        let record = state.view.tasks.get(&task).ok_or("its ledger does not list it yet")?;
+        let job = state.view.jobs.get(&task.job).ok_or("its ledger does not list its job yet")?;
+        let view = validator::View {
+            me: self.me,
+            node: state.view.nodes.get(&self.me),
+            ledger: &ledger.to_owned(),
+            job,
+            task: record,
+            free: self.resources.free(),
+            now: self.now,
+        };
+        validator::validate_assignment(&view, &self.config.policy).map_err(|rejection| rejection.to_string())
+    }
+
+    /// This node's place among the volunteers: 0 is first.
+    fn turn(&self, ledger: &str, task: TaskId, generation: u32) -> u32 {
+        let Some(state) = self.ledgers.get(ledger) else { return LAST_TURN };
+        let candidates: BTreeSet<NodeKey> =
+            state.view.present_nodes().filter(|node| node.resources.cpu_millicores > 0).map(|node| node.id).collect();
+        let parts: [&[u8]; 3] = [&task.job.0, &task.slot.to_be_bytes(), &generation.to_be_bytes()];
+        let place = rendezvous::place(rendezvous::VOLUNTEER, &parts, &self.me, candidates);
+        place.and_then(|place| u32::try_from(place).ok()).unwrap_or(LAST_TURN).min(LAST_TURN)
+    }
+
+    /// The ledger answered a request for a lease.
+    pub(super) fn on_lease_answered(&mut self, task: TaskId, generation: u32, code: u32, log: &str) {
+        if code == 0 {
+            // The lease shows in the next changes; reconciling begins the round.
+            return;
+        }
+        tracing::info!(%task, generation, log, "another node has the lease");
+        if self.works.get(&task).is_some_and(|work| work.phase == Phase::Leasing) {
+            self.works.remove(&task);
+            self.release(task);
+        }
+    }
+}

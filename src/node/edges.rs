@@ -1,0 +1,300 @@
+//! Blocking and waiting work of the coordinator, off the event loop: one request, one answer, also when it panics.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{coordinator::Input, ledgers::Ledgers};
+use crate::{
+    api::{self, Reply},
+    chain::{records::Account, wire::query},
+    codec, identity, proof, recovery, round,
+    shard::{self, Files},
+    store::{BlockStore, Files as _},
+    submit,
+    tensor::checkpoint::Checkpoint,
+    types::{ContentId, JobSpec, LedgerId, ShardSpec, Time},
+};
+
+/// Pieces of work at once. They hash and read: more than a few per core only compete. Further ones wait their turn.
+const MAX_AT_ONCE: usize = 8;
+
+/// Work for an edge.
+#[derive(Debug)]
+pub enum Request {
+    /// Keep a checkpoint, or read one.
+    Recovery(Box<recovery::edge::Request>),
+    /// Make an update, or combine updates.
+    Round(Box<round::edge::Request>),
+    /// Check what another node's receipt speaks of.
+    Proof(Box<proof::edge::Request>),
+    /// Read a job file and store what it names.
+    Prepare(Box<api::Submit>),
+    /// Look how large the content of a prepared job is.
+    Measure(Box<api::SubmitPrepared>),
+    /// Start a ledger that this process carries for one job.
+    CarryLedger {
+        /// Its chain id.
+        ledger: LedgerId,
+    },
+    /// Store a file or directory.
+    Add(api::ShardAdd),
+    /// Write content to a path.
+    Export(api::ShardGet),
+    /// List what is kept on purpose.
+    ListPins,
+    /// List the checkpoints among it.
+    ListCheckpoints {
+        /// For their age.
+        now: Time,
+    },
+    /// Keep a root, or no longer. Nobody waits for the answer.
+    Pin {
+        /// What.
+        root: ContentId,
+        /// Why.
+        reason: &'static str,
+        /// False to keep it no longer.
+        keep: bool,
+    },
+    /// Ask a ledger.
+    Query {
+        /// Which.
+        ledger: LedgerId,
+        /// What.
+        path: String,
+        /// The question.
+        data: Vec<u8>,
+    },
+}
+
+/// What came out.
+#[derive(Debug)]
+pub enum Answer {
+    /// Of `Recovery`.
+    Recovery(Box<recovery::edge::Answer>),
+    /// Of `Round`.
+    Round(Box<round::edge::Answer>),
+    /// Of `Proof`.
+    Proof(Box<proof::edge::Answer>),
+    /// Of `Prepare` and `Measure`.
+    Prepared(Result<Prepared, String>),
+    /// Of `CarryLedger`.
+    Carried(Result<(), String>),
+    /// Of `Pin`.
+    Pinned(Result<(), String>),
+    /// Of everything that a person asked for.
+    Files(Result<Reply, api::Error>),
+}
+
+/// A job whose content is in the store.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// What it asks for.
+    pub spec: Box<JobSpec>,
+    /// Its shards, by slot.
+    pub shards: Vec<ShardSpec>,
+    /// Bytes of its roots, where known.
+    pub sizes: BTreeMap<ContentId, u64>,
+}
+
+/// What the edges stand on.
+#[derive(Clone)]
+pub struct Edges {
+    files: Arc<Files>,
+    recovery: recovery::edge::Context,
+    ledgers: Ledgers,
+    turns: Arc<Semaphore>,
+    answers: mpsc::Sender<Input>,
+}
+
+impl Edges {
+    /// Edges that answer into `answers`.
+    pub fn new(
+        files: Arc<Files>,
+        recovery: recovery::edge::Context,
+        ledgers: Ledgers,
+        answers: mpsc::Sender<Input>,
+    ) -> Self {
+        Self { files, recovery, ledgers, turns: Arc::new(Semaphore::new(MAX_AT_ONCE)), answers }
+    }
+
+    /// Does the work in a task of its own; [`Input::Edge`] with `id` follows.
+    pub fn perform(&self, id: u64, request: Request) {
+        let edges = self.clone();
+        tokio::spawn(async move {
+            let answer = edges.answer(request).await;
+            // The loop is gone only when the node exits.
+            let _ = edges.answers.send(Input::Edge { id, answer }).await;
+        });
+    }
+
+    async fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::CarryLedger { ledger } => {
+                Answer::Carried(self.ledgers.carry(&ledger).await.map_err(|error| error.to_string()))
+            }
+            Request::Query { ledger, path, data } => Answer::Files(self.query(&ledger, &path, data).await),
+            request => self.answer_blocking(request).await,
+        }
+    }
+
+    async fn answer_blocking(&self, request: Request) -> Answer {
+        // The semaphore is never closed.
+        let _turn = self.turns.acquire().await;
+        let files = Arc::clone(&self.files);
+        let recovery = self.recovery.clone();
+        let failed = panicked(&request);
+        tokio::task::spawn_blocking(move || work(&files, &recovery, request)).await.unwrap_or(failed)
+    }
+
+    async fn query(&self, ledger: &str, path: &str, data: Vec<u8>) -> Result<Reply, api::Error> {
+        let unavailable = |error: String| api::Error::new(api::ErrorCode::Unavailable, error);
+        let answer = self.ledgers.query(ledger, path, data.clone()).await.map_err(unavailable)?;
+        if path != query::GET_ACCOUNT {
+            return Err(api::Error::new(api::ErrorCode::Internal, format!("no reply is made of `{path}`")));
+        }
+        let account: Account = codec::decode(&answer, 1024).map_err(|error| unavailable(error.to_string()))?;
+        let key = codec::decode(&data, 64).map_err(|error| unavailable(error.to_string()))?;
+        Ok(Reply::Account(api::Account {
+            address: identity::address(&key),
+            ledger: ledger.to_owned(),
+            balance: account.balance,
+            nonce: account.nonce,
+        }))
+    }
+}
+
+/// The answer if the work panics, which is a bug in it.
+fn panicked(request: &Request) -> Answer {
+    const WORDS: &str = "the work panicked; this is a bug, see the log";
+    match request {
+        Request::Prepare(_) | Request::Measure(_) => Answer::Prepared(Err(WORDS.into())),
+        Request::Pin { .. } => Answer::Pinned(Err(WORDS.into())),
+        _ => Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, WORDS))),
+    }
+}
+
+/// Blocks.
+fn work(files: &Files, recovery: &recovery::edge::Context, request: Request) -> Answer {
+    match request {
+        // These three answer their own panics.
+        Request::Recovery(request) => Answer::Recovery(Box::new(recovery::edge::perform(recovery, &request))),
+        Request::Round(request) => Answer::Round(Box::new(round::edge::perform(files, &request))),
+        Request::Proof(request) => Answer::Proof(Box::new(proof::edge::perform(files, &request))),
+        Request::Prepare(request) => Answer::Prepared(prepare(files, &recovery.staging, &request)),
+        Request::Measure(request) => Answer::Prepared(Ok(measure(files, *request))),
+        Request::Add(request) => Answer::Files(add(files, &request)),
+        Request::Export(request) => Answer::Files(export(files, &request)),
+        Request::ListPins => Answer::Files(Ok(list_pins(files))),
+        Request::ListCheckpoints { now } => Answer::Files(Ok(list_checkpoints(files, now))),
+        Request::Pin { root, reason, keep } => {
+            let store = files.store();
+            let result = if keep { store.pin(&root, reason) } else { store.unpin(&root, reason) };
+            Answer::Pinned(result.map_err(|error| words(&error)))
+        }
+        Request::CarryLedger { .. } | Request::Query { .. } => {
+            Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, "not blocking work")))
+        }
+    }
+}
+
+fn prepare(files: &Files, scratch: &Path, request: &api::Submit) -> Result<Prepared, String> {
+    let job = submit::JobFile::parse(&request.job_file).map_err(|error| words(&error))?;
+    let overrides = submit::Overrides { shards: request.shards, copies: request.copies };
+    let prepared =
+        submit::prepare(&job, &request.base_directory, scratch, overrides, files).map_err(|error| words(&error))?;
+    let request = api::SubmitPrepared { spec: Box::new(prepared.spec), shards: prepared.shards };
+    let prepared = measure(files, request);
+    let store = files.store();
+    for root in prepared.sizes.keys() {
+        // What was submitted must stay until others hold it, and is the submitter's to keep afterwards.
+        store.pin(root, "submission").map_err(|error| words(&error))?;
+    }
+    store.sync().map_err(|error| words(&error))?;
+    Ok(prepared)
+}
+
+fn measure(files: &Files, request: api::SubmitPrepared) -> Prepared {
+    let spec = &request.spec;
+    let mut sizes = BTreeMap::new();
+    let roots = [spec.bundle, spec.model, spec.dataset_cid];
+    for root in roots.into_iter().chain(spec.held_out) {
+        sizes.insert(root, dag_size(files.store(), &root));
+    }
+    sizes.extend(request.shards.iter().map(|shard| (shard.cid, shard.size)));
+    Prepared { spec: request.spec, shards: request.shards, sizes }
+}
+
+/// Bytes of a DAG's blocks that are here.
+fn dag_size(store: &BlockStore, root: &ContentId) -> u64 {
+    shard::edge::dag_bytes(store, root).unwrap_or(0)
+}
+
+fn add(files: &Files, request: &api::ShardAdd) -> Result<Reply, api::Error> {
+    let imported = if request.car { import_car(files, &request.path)? } else { import(files, &request.path)? };
+    files.store().pin(&imported.0, "added").map_err(|error| internal(&error))?;
+    files.store().sync().map_err(|error| internal(&error))?;
+    Ok(Reply::Shard(api::Shard { cid: imported.0, size: imported.1, pins: vec!["added".into()] }))
+}
+
+fn import(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error> {
+    let imported = files.import_path(path).map_err(|error| api::Error::new(api::ErrorCode::Invalid, words(&error)))?;
+    Ok((imported.cid, imported.size))
+}
+
+fn import_car(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error> {
+    let invalid = |error: &dyn std::error::Error| api::Error::new(api::ErrorCode::Invalid, words(error));
+    let file = std::fs::File::open(path).map_err(|error| invalid(&error))?;
+    let roots =
+        shard::archive::import(files.store(), std::io::BufReader::new(file)).map_err(|error| invalid(&error))?;
+    let [root] = roots[..] else {
+        let message = format!("the CAR names {} roots; one is wanted", roots.len());
+        return Err(api::Error::new(api::ErrorCode::Invalid, message));
+    };
+    Ok((root, dag_size(files.store(), &root)))
+}
+
+fn export(files: &Files, request: &api::ShardGet) -> Result<Reply, api::Error> {
+    files.export(&request.cid, &request.to).map_err(|error| api::Error::new(api::ErrorCode::Invalid, words(&error)))?;
+    Ok(Reply::Shard(api::Shard { cid: request.cid, size: dag_size(files.store(), &request.cid), pins: Vec::new() }))
+}
+
+fn list_pins(files: &Files) -> Reply {
+    let mut pins: BTreeMap<ContentId, Vec<String>> = BTreeMap::new();
+    for pin in files.store().pins() {
+        pins.entry(pin.root).or_default().push(pin.reason);
+    }
+    let shard = |(cid, pins)| api::Shard { cid, size: dag_size(files.store(), &cid), pins };
+    Reply::Shards(pins.into_iter().map(shard).collect())
+}
+
+/// Every pinned root that is a checkpoint, ours or held for another.
+fn list_checkpoints(files: &Files, now: Time) -> Reply {
+    let roots: std::collections::BTreeSet<ContentId> = files.store().pins().into_iter().map(|pin| pin.root).collect();
+    let line = |root: ContentId| {
+        let checkpoint = Checkpoint::open(files, &root, now).ok()?;
+        let manifest = checkpoint.manifest;
+        Some(api::CheckpointLine {
+            cid: root,
+            task_id: manifest.task,
+            epoch: manifest.epoch,
+            iteration: manifest.iteration,
+            node_id: api::views::peer_text(&manifest.node),
+            size: manifest.size,
+            timestamp: manifest.timestamp,
+            holders: Vec::new(),
+        })
+    };
+    Reply::Checkpoints(roots.into_iter().filter_map(line).collect())
+}
+
+fn internal(error: &dyn std::error::Error) -> api::Error {
+    api::Error::new(api::ErrorCode::Internal, words(error))
+}
+
+/// An error with its causes, outermost first.
+pub fn words(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,418 @@
+//! The running node: its parts are made here, in order, and put away in order.
+//!
+//! `event_loop` owns the swarm and routes; `coordinator` decides; `edges` and `ledgers` do what takes time. Nothing else
+//! knows all of them.
+
+pub mod coordinator;
+pub mod edges;
+mod event_loop;
+pub mod ledgers;
+mod remembered;
+mod traffic;
+
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+
+use libp2p::{metrics::Registry, multiaddr::Protocol};
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{SignalKind, signal},
+    sync::{broadcast, mpsc},
+};
+
+use self::{
+    coordinator::{Coordinator, Facts, Input},
+    edges::Edges,
+    event_loop::{EventLoop, Parts},
+    ledgers::Ledgers,
+    remembered::Remembered,
+};
+use crate::{
+    api, chain,
+    chain::{client::Endpoint, embedded},
+    clock,
+    config::{Config, LedgerMode},
+    executor, health,
+    identity::Keypair,
+    ipfs, network, proof, recovery, resource, round,
+    shard::{self, Files},
+    store::{self, BlockStore, blocks::Quota, key_file},
+    swarm,
+    types::Digest,
+    validator,
+};
+
+/// Inputs that wait for the event loop: what edges and ledgers report. They wait when it is full.
+const INPUT_QUEUE: usize = 1_024;
+/// At beats of this interval or faster the node is on one machine or in one lab: turns and pauses are short there.
+const LAB_BEAT: Duration = Duration::from_secs(5);
+/// The part of the lent disk that blocks may fill; the rest is for work directories, logs and records.
+const BLOCK_SHARE: u64 = 4;
+
+/// Why a node ended in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// It was told to: a signal, the control API, or the end of its parent.
+    Asked,
+}
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its key.
+    #[error(transparent)]
+    Key(#[from] key_file::Error),
+    /// Its block store.
+    #[error(transparent)]
+    Store(#[from] store::blocks::Error),
+    /// Its machine.
+    #[error(transparent)]
+    Resources(#[from] resource::DetectError),
+    /// The ledger that it should carry.
+    #[error(transparent)]
+    Embedded(#[from] embedded::Error),
+    /// The client of its ledger.
+    #[error(transparent)]
+    Client(#[from] chain::client::Error),
+    /// Its control API.
+    #[error(transparent)]
+    Api(#[from] api::server::Error),
+    /// Its swarm.
+    #[error(transparent)]
+    Swarm(#[from] swarm::Error),
+    /// An address to listen on.
+    #[error("this node can't listen on {address}: {reason}; choose another --listen")]
+    Listen {
+        /// Which.
+        address: String,
+        /// The transport's words.
+        reason: String,
+    },
+    /// The address of the ledger that it should carry.
+    #[error("the address of the embedded ledger is not usable: {reason}; change --chain-rpc")]
+    LedgerAddress {
+        /// Why.
+        reason: String,
+    },
+    /// Its directories.
+    #[error("{} can't be used; change --data-dir or WORK_DIR", .path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The address of the Kubo daemon.
+    #[error(transparent)]
+    IpfsEndpoint(#[from] ipfs::endpoint::Error),
+    /// What is to be pinned.
+    #[error(transparent)]
+    Pinner(#[from] ipfs::pinner::Error),
+}
+
+/// Runs a node until it is told to stop.
+pub async fn run(config: Config) -> Result<ExitReason, Error> {
+    let keypair = key_file::load_or_create(&config.data_dir.join("node.key"))?;
+    tracing::info!(peer_id = %keypair.peer_id(), data_dir = %config.data_dir.display(), "starting");
+    let detected = detect(&config).await?;
+    let quota = Quota { bytes: detected.resources.storage_bytes.max(1 << 30) / BLOCK_SHARE * (BLOCK_SHARE - 1) };
+    let store = BlockStore::open(&config.data_dir.join("blocks"), quota)?;
+    let files = Arc::new(Files::new(Arc::clone(&store)));
+    let (input_sender, inputs) = mpsc::channel(INPUT_QUEUE);
+    let (ledgers, peer_calls) = Ledgers::new(keypair.clone(), config.data_dir.join("ledgers"), input_sender.clone());
+    open_ledger(&config, &keypair, &ledgers).await?;
+
+    let (supervisor, process_reports) = supervisor(&config, &files)?;
+    let (worker_sender, worker_reports) = mpsc::channel(INPUT_QUEUE);
+    let workers = executor::inference::edge::Workers::new(&supervisor, worker_sender);
+    let pinner = pinner(&config, &store)?;
+    let remembered = Remembered::new(config.data_dir.join("peers"));
+    let facts = facts(&config, &detected, &supervisor).await;
+    let coordinator =
+        Coordinator::new(coordinator_config(&config, &keypair, &detected, facts, &remembered), clock::now());
+    let mut registry = Registry::default();
+    let mut swarm = swarm::build(&keypair, &swarm_config(&config), states(&config, &keypair, &store), &mut registry)?;
+    listen(&mut swarm, &config)?;
+
+    let (request_sender, requests) = mpsc::channel(api::REQUEST_QUEUE);
+    let (events, _) = broadcast::channel(api::EVENT_QUEUE);
+    let api_config = api::server::Config { data_dir: config.data_dir.clone(), tcp: config.api };
+    let server = api::server::start(&api_config, request_sender, events.clone()).await?;
+    watch_signals(input_sender.clone(), config.exit_with_parent);
+
+    let recovery = recovery::edge::Context {
+        files: Arc::<Files>::clone(&files),
+        keypair: keypair.clone(),
+        staging: directory(config.data_dir.join("staging"))?,
+    };
+    let edges = Edges::new(files, recovery, ledgers.clone(), input_sender.clone());
+    let parts = Parts {
+        swarm,
+        coordinator,
+        edges,
+        ledgers,
+        store,
+        supervisor,
+        workers,
+        pinner,
+        remembered,
+        registry,
+        events,
+        inputs,
+        requests,
+        peer_calls,
+        process_reports,
+        worker_reports,
+    };
+    EventLoop::new(parts).run().await;
+    server.stop().await;
+    Ok(ExitReason::Asked)
+}
+
+/// Looks at the machine off the runtime's threads: a GPU driver may take seconds.
+async fn detect(config: &Config) -> Result<resource::Detected, Error> {
+    let caps = resource::Caps {
+        cpu_millicores: config.resources.cpu_millicores,
+        memory_bytes: config.resources.memory_bytes,
+        storage_bytes: config.resources.storage_bytes,
+        gpu_enabled: config.resources.gpu_enabled,
+    };
+    let data_dir = config.data_dir.clone();
+    let detected =
+        tokio::task::spawn_blocking(move || resource::detect(&resource::Machine::default(), &data_dir, &caps));
+    match detected.await {
+        Ok(detected) => Ok(detected?),
+        Err(error) => Err(Error::Directory { path: config.data_dir.clone(), source: io::Error::other(error) }),
+    }
+}
+
+/// Carries the configured ledger, or follows it over its RPC endpoints.
+async fn open_ledger(config: &Config, keypair: &Keypair, ledgers: &Ledgers) -> Result<(), Error> {
+    let chain_id = &config.ledger.chain_id;
+    match config.ledger.mode {
+        LedgerMode::Rpc => {
+            let endpoints = config.ledger.rpc.iter().cloned().map(Endpoint::Http).collect();
+            ledgers.follow(chain_id, endpoints)?;
+        }
+        LedgerMode::Embedded => {
+            let address = embedded_address(config)?;
+            let genesis = embedded::lab_genesis(
+                chain_id.clone(),
+                keypair.node_key(),
+                config.ledger.faucet_per_account,
+                config.heartbeat.timeout,
+            );
+            let directory = config.data_dir.join("ledgers").join(chain_id).join("chain");
+            let listener = embedded::listen(address).await?;
+            let (keypair, path) = (keypair.clone(), directory.clone());
+            let started =
+                tokio::task::spawn_blocking(move || embedded::Embedded::start(&path, genesis, &keypair)).await;
+            let embedded =
+                started.map_err(|error| Error::Directory { path: directory, source: io::Error::other(error) })??;
+            let served = Arc::clone(&embedded);
+            tokio::spawn(async move {
+                if let Err(error) = served.serve(listener).await {
+                    tracing::error!(%error, "the embedded ledger is no longer served");
+                }
+            });
+            ledgers.carried(chain_id, embedded);
+        }
+    }
+    Ok(())
+}
+
+fn embedded_address(config: &Config) -> Result<std::net::SocketAddr, Error> {
+    let url = config.ledger.rpc.first().map_or("", String::as_str);
+    let wrong = |reason: String| Error::LedgerAddress { reason };
+    let parsed = reqwest::Url::parse(url).map_err(|error| wrong(format!("`{url}`: {error}")))?;
+    let addresses = parsed.socket_addrs(|| Some(26657)).map_err(|error| wrong(format!("`{url}`: {error}")))?;
+    // `localhost` may name ::1 first on a host without IPv6.
+    let address = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    address.copied().ok_or_else(|| wrong(format!("`{url}` names no address")))
+}
+
+fn directory(path: PathBuf) -> Result<PathBuf, Error> {
+    match fs::create_dir_all(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(Error::Directory { path, source }),
+    }
+}
+
+type Reports<T> = mpsc::Receiver<T>;
+
+fn executor_config(config: &Config) -> Result<executor::edge::Config, Error> {
+    let work_dir = directory(config.executor.work_dir.clone())?;
+    let mut executor =
+        executor::edge::Config::new(work_dir.clone()).map_err(|source| Error::Directory { path: work_dir, source })?;
+    if let Some(python) = &config.executor.python {
+        executor.python.clone_from(python);
+    }
+    Ok(executor)
+}
+
+fn supervisor(
+    config: &Config,
+    files: &Arc<Files>,
+) -> Result<(executor::edge::Supervisor, Reports<executor::edge::Answer>), Error> {
+    let (sender, reports) = mpsc::channel(INPUT_QUEUE);
+    let executor = executor_config(config)?;
+    let path = executor.directory.clone();
+    let supervisor = executor::edge::Supervisor::start(executor, Arc::<Files>::clone(files), sender)
+        .map_err(|source| Error::Directory { path, source })?;
+    Ok((supervisor, reports))
+}
+
+fn pinner(config: &Config, store: &Arc<BlockStore>) -> Result<Option<ipfs::Pinner>, Error> {
+    let Some(endpoint) = &config.ipfs_api else { return Ok(None) };
+    let endpoint: ipfs::Endpoint = endpoint.parse()?;
+    Ok(Some(ipfs::Pinner::start(endpoint, Arc::clone(store), &config.data_dir.join("pins"))?))
+}
+
+async fn facts(config: &Config, detected: &resource::Detected, supervisor: &executor::edge::Supervisor) -> Facts {
+    let probing = supervisor.clone();
+    let probed = tokio::task::spawn_blocking(move || (probing.protections(), probing.python())).await;
+    let (protections, python) = match probed {
+        Ok((protections, python)) => (protections.unwrap_or_default(), python),
+        Err(_) => (Vec::new(), Err(io::Error::other("the interpreter could not be looked at"))),
+    };
+    let mut warnings: Vec<String> = config.warnings.iter().chain(&detected.warnings).cloned().collect();
+    let python = match python {
+        Ok((path, version)) => api::Python { path: Some(path), version: Some(version) },
+        Err(error) => {
+            warnings.push(format!("no usable Python, so no work is taken: {error}; set `executor.python`"));
+            api::Python::default()
+        }
+    };
+    let class = format!("{}/{}/{:?}", std::env::consts::ARCH, std::env::consts::OS, python.version);
+    Facts {
+        pid: std::process::id(),
+        data_dir: config.data_dir.clone(),
+        protections: protections
+            .into_iter()
+            .map(|one| api::Protection { name: one.name, active: one.active, reason: Some(one.reason) })
+            .collect(),
+        class_id: Digest::of_parts("atlas/class/v1", &[class.as_bytes()]),
+        python,
+        resource_notes: resource_notes(&detected.sources),
+        warnings,
+        ipfs_endpoint: config.ipfs_api.clone().unwrap_or_default(),
+        carries_ledger: config.ledger.mode == LedgerMode::Embedded,
+    }
+}
+
+/// What decided each amount, in words.
+fn resource_notes(sources: &resource::Sources) -> Vec<String> {
+    let named = [("cpu", sources.cpu), ("memory", sources.memory), ("storage", sources.storage), ("gpu", sources.gpu)];
+    named.iter().map(|(resource, limit)| format!("{resource}: {limit}")).collect()
+}
+
+fn coordinator_config(
+    config: &Config,
+    keypair: &Keypair,
+    detected: &resource::Detected,
+    facts: Facts,
+    remembered: &Remembered,
+) -> coordinator::Config {
+    let lab = config.heartbeat.interval <= LAB_BEAT;
+    let label = config.node_id.clone().unwrap_or_else(|| {
+        let peer = keypair.peer_id().to_string();
+        format!("node-{}", &peer[peer.len().saturating_sub(8)..])
+    });
+    // Without an interpreter nothing can be run, so nothing is offered.
+    let lends = if facts.python.path.is_some() { detected.resources } else { crate::types::Resources::default() };
+    let place = &config.place;
+    coordinator::Config {
+        keypair: keypair.clone(),
+        label,
+        address: config.address.clone(),
+        lends,
+        ledger: config.ledger.chain_id.clone(),
+        policy: validator::Policy::accepting(&config.ledger.accept),
+        bootstrap: config.network.bootstrap.clone(),
+        remembered: remembered.load(),
+        place: network::Place {
+            country: place.country.clone(),
+            region: place.region.clone(),
+            city: place.city.clone(),
+            latitude: place.latitude,
+            longitude: place.longitude,
+        },
+        facts,
+        rounds: if lab { round::Config::testnet() } else { round::Config::default() },
+        recovery: recovery::Config::default(),
+        shutdown_grace: config.executor.grace,
+    }
+}
+
+fn swarm_config(config: &Config) -> swarm::Config {
+    let lab = config.heartbeat.interval <= LAB_BEAT;
+    swarm::Config {
+        mdns: config.network.mdns,
+        upnp: config.network.upnp,
+        swarm_key: config.network.swarm_key,
+        gossip_heartbeat: if lab { Duration::from_millis(200) } else { Duration::from_secs(1) },
+        max_connections: config.network.max_connections,
+        allow: config.network.allow.clone(),
+        block: config.network.block.clone(),
+    }
+}
+
+fn states(config: &Config, keypair: &Keypair, store: &BlockStore) -> swarm::States {
+    swarm::States {
+        executor: executor::State::new(executor::Config::default()),
+        inference: executor::inference::State::new(executor::inference::Config::default()),
+        health: health::State::new(
+            health::Config::with_beat_interval(config.heartbeat.interval),
+            keypair.clone(),
+            clock::now(),
+        ),
+        proof: proof::State::new(proof::Config::default(), keypair.node_key()),
+        shard: shard::State::new(shard::Config::default(), shard::edge::holds(store)),
+        ledger_rpc: chain::rpc::State::new(chain::rpc::Config::default()),
+    }
+}
+
+fn listen(swarm: &mut libp2p::Swarm<swarm::Behaviour>, config: &Config) -> Result<(), Error> {
+    for address in &config.network.listen {
+        let quic = address.iter().any(|part| matches!(part, Protocol::QuicV1));
+        if quic && config.network.swarm_key.is_some() {
+            tracing::warn!(%address, "not listened on: a private network (swarm key) covers TCP alone");
+            continue;
+        }
+        swarm
+            .listen_on(address.clone())
+            .map_err(|error| Error::Listen { address: address.to_string(), reason: error.to_string() })?;
+    }
+    for address in &config.network.external {
+        swarm.add_external_address(address.clone());
+    }
+    Ok(())
+}
+
+/// Turns signals and the end of a parent into inputs. A second signal ends the process at once.
+fn watch_signals(inputs: mpsc::Sender<Input>, exit_with_parent: bool) {
+    for (kind, name) in [(SignalKind::interrupt(), "SIGINT"), (SignalKind::terminate(), "SIGTERM")] {
+        let inputs = inputs.clone();
+        match signal(kind) {
+            Ok(mut signals) => {
+                tokio::spawn(async move {
+                    let mut told = false;
+                    while signals.recv().await.is_some() {
+                        if told {
+                            std::process::exit(130);
+                        }
+                        told = true;
+                        let _ = inputs.send(Input::Shutdown { reason: name.into() }).await;
+                    }
+                });
+            }
+            Err(error) => tracing::error!(name, %error, "the signal can't be watched"),
+        }
+    }
+    if exit_with_parent {
+        tokio::spawn(async move {
+            let mut buffer = [0; 64];
+            while tokio::io::stdin().read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+            let _ = inputs.send(Input::Shutdown { reason: "the parent ended".into() }).await;
+        });
+    }
+}

@@ -1,0 +1,236 @@
+//! What the round does with content: encode an update, combine updates. Blocking; run off the event loop.
+
+use std::io;
+
+use super::{aggregate, aggregate::Contribution};
+use crate::{
+    store::Files,
+    tensor::{Error as FormatError, MAX_FILE_BYTES, Tensors, guarded, root, update},
+    types::{AggregationRule, ContentId, Digest, JobId, OuterStep, Round, Slot, UpdateCodec},
+};
+
+/// The most bytes of updates that are combined in memory: 64 workers of 64 MB, or 10 of 400. More is refused: such jobs need sharded
+/// aggregation, or a smaller codec.
+pub const MAX_UPDATES_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// The most updates of a round; beyond it aggregation has to be sharded.
+pub const MAX_UPDATES: usize = 1024;
+
+/// Asks for the update of a finished round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackageRequest {
+    /// The round's model.
+    pub base_model: ContentId,
+    /// The trained model: that of the kept end-of-round checkpoint, so that receipt and checkpoint can't disagree.
+    pub trained: ContentId,
+    /// The job's codec.
+    pub codec: UpdateCodec,
+}
+
+/// An update, encoded and stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// Where it is.
+    pub update_cid: ContentId,
+    /// SHA-256 of its bytes.
+    pub update_digest: Digest,
+    /// Its length in bytes.
+    pub update_length: u64,
+}
+
+/// Asks for the next model of a round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AggregateRequest {
+    /// The round's model.
+    pub base_model: ContentId,
+    /// The outer momentum; `None` for zero.
+    pub momentum: Option<ContentId>,
+    /// The updates to combine; in any order, at most one a slot.
+    pub updates: Vec<Update>,
+    /// The outer step.
+    pub outer: OuterStep,
+    /// The job's codec.
+    pub codec: UpdateCodec,
+    /// The job's rule.
+    pub rule: AggregationRule,
+}
+
+/// One update of a round, as its accepted receipt names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// The slot.
+    pub slot: Slot,
+    /// Where it is.
+    pub cid: ContentId,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Its weight.
+    pub samples: u64,
+}
+
+/// The next model and momentum, stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Aggregated {
+    /// `params_root` of the model.
+    pub params_root: Digest,
+    /// `params_root` of the momentum.
+    pub momentum_root: Digest,
+    /// The model's canonical file.
+    pub model_cid: ContentId,
+    /// The momentum's canonical file.
+    pub momentum_cid: ContentId,
+}
+
+/// Why there is no update or no next model.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Content is missing or the disk fails.
+    #[error("a model or an update can't be read or kept: fetch it first, and look at the disk")]
+    Io(#[from] io::Error),
+    /// The model or the momentum is not acceptable.
+    #[error("the round's model or momentum is not acceptable")]
+    Model(#[from] FormatError),
+    /// The trained model gives no update.
+    #[error("the trained model gives no update")]
+    Encode(#[source] update::Error),
+    /// A slot's update is not what its receipt names, or not acceptable.
+    #[error("the update of slot {slot} is not acceptable: {fault}")]
+    Update {
+        /// The slot.
+        slot: Slot,
+        /// What is wrong.
+        fault: String,
+    },
+    /// The updates are too many or too long for one node.
+    #[error(
+        "{count} updates of {bytes} bytes are over the limits of {MAX_UPDATES} and {MAX_UPDATES_BYTES}: use a smaller codec or fewer workers"
+    )]
+    TooMuch {
+        /// How many.
+        count: usize,
+        /// Bytes together.
+        bytes: u64,
+    },
+    /// The arithmetic has no result.
+    #[error(transparent)]
+    Aggregate(#[from] aggregate::Error),
+}
+
+impl Error {
+    /// The slot whose update is to blame, if one is.
+    pub fn slot(&self) -> Option<Slot> {
+        match self {
+            Self::Update { slot, .. } => Some(*slot),
+            _ => None,
+        }
+    }
+}
+
+/// Asks this edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// From the coordinator, at the end of a worker's round.
+    Package {
+        /// Repeated by the answer.
+        id: u64,
+        /// What to encode.
+        request: PackageRequest,
+    },
+    /// From [`super::State`].
+    Aggregate {
+        /// Repeated by the answer.
+        id: u64,
+        /// The job.
+        job: JobId,
+        /// The round.
+        round: Round,
+        /// What to combine.
+        request: AggregateRequest,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug)]
+pub enum Answer {
+    /// To the coordinator.
+    Packaged {
+        /// Of the request.
+        id: u64,
+        /// The update.
+        result: Result<Package, Error>,
+    },
+    /// To [`super::State`].
+    Aggregated {
+        /// Of the request.
+        id: u64,
+        /// The job.
+        job: JobId,
+        /// The round.
+        round: Round,
+        /// The next model.
+        result: Result<Aggregated, Error>,
+    },
+}
+
+/// Blocks while it computes; answers exactly once, also when something panics.
+pub fn perform(files: &dyn Files, request: &Request) -> Answer {
+    match request {
+        Request::Package { id, request } => Answer::Packaged { id: *id, result: guarded(|| package(files, request)) },
+        Request::Aggregate { id, job, round, request } => {
+            Answer::Aggregated { id: *id, job: *job, round: *round, result: guarded(|| aggregate(files, request)) }
+        }
+    }
+}
+
+/// Encodes and stores the difference between the round's model and the trained one.
+pub fn package(files: &dyn Files, request: &PackageRequest) -> Result<Package, Error> {
+    let base = read_tensors(files, &request.base_model)?;
+    let trained = read_tensors(files, &request.trained)?;
+    let bytes = update::encode_difference(&base, &trained, request.codec).map_err(Error::Encode)?;
+    let update_cid = files.import_bytes(&bytes)?;
+    Ok(Package { update_cid, update_digest: Digest::of(&bytes), update_length: bytes.len() as u64 })
+}
+
+/// Combines the updates and stores the next model and momentum. The result depends on the request's content alone:
+/// equal on every node.
+pub fn aggregate(files: &dyn Files, request: &AggregateRequest) -> Result<Aggregated, Error> {
+    let base = read_tensors(files, &request.base_model)?;
+    let momentum = request.momentum.map(|cid| read_tensors(files, &cid)).transpose()?;
+    let contributions = read_updates(files, request, &base)?;
+    let AggregationRule::NormClippedMean = request.rule;
+    let next = aggregate::norm_clipped_mean(&base, momentum.as_ref(), &contributions, request.outer)?;
+    drop((base, momentum, contributions));
+    Ok(Aggregated {
+        params_root: root::of_tensors(&next.model),
+        momentum_root: root::of_tensors(&next.momentum),
+        model_cid: files.import_bytes(&next.model.to_safetensors())?,
+        momentum_cid: files.import_bytes(&next.momentum.to_safetensors())?,
+    })
+}
+
+fn read_tensors(files: &dyn Files, cid: &ContentId) -> Result<Tensors, Error> {
+    let limit = usize::try_from(MAX_FILE_BYTES).unwrap_or(usize::MAX);
+    let tensors = Tensors::parse(files.read(cid, limit)?.into())?;
+    tensors.check_finite()?;
+    Ok(tensors)
+}
+
+fn read_updates(files: &dyn Files, request: &AggregateRequest, base: &Tensors) -> Result<Vec<Contribution>, Error> {
+    let schema = base.schema();
+    let length = update::encoded_length(&schema, request.codec).map_err(Error::Encode)?;
+    let (count, bytes) = (request.updates.len(), length.saturating_mul(request.updates.len() as u64));
+    if count > MAX_UPDATES || bytes > MAX_UPDATES_BYTES {
+        return Err(Error::TooMuch { count, bytes });
+    }
+    let read = |update: &Update| {
+        let fault = |fault: String| Error::Update { slot: update.slot, fault };
+        let bytes = files.read(&update.cid, usize::try_from(length).unwrap_or(usize::MAX))?;
+        if Digest::of(&bytes) != update.digest {
+            return Err(fault("its bytes have another digest than its receipt says".into()));
+        }
+        let parsed = update::Update::parse(bytes.into()).map_err(|error| fault(error.to_string()))?;
+        parsed.check_schema(&schema, request.codec).map_err(|error| fault(error.to_string()))?;
+        parsed.check_values().map_err(|error| fault(error.to_string()))?;
+        Ok(Contribution { slot: update.slot, samples: update.samples, update: parsed })
+    };
+    request.updates.iter().map(read).collect()
+}

@@ -1,0 +1,492 @@
+//! The decisions of content transfer: what to ask of whom, whom to serve, what to hold for others. Pure.
+//!
+//! A fetch walks the DAG on the disk, asks peers for what is missing, has each block verified and written before it
+//! counts, and walks again, until nothing is missing; then the disk is synced and only then is it fetched. So a
+//! fetch that was cut off goes on where it was, and one that is complete ends at once.
+
+mod fetch;
+mod hold;
+mod peers;
+mod serve;
+mod transfer;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use libp2p::PeerId;
+
+use self::{hold::Holds, peers::Peers, serve::Serves, transfer::Transfer};
+use super::{
+    edge::{self, Done, EdgeId, Failure, Hold, Work},
+    wire::{Refusal, Request, Response, Slot},
+};
+use crate::{
+    protocol::{self, Action, RequestId, ResponseToken, SendError},
+    types::{ContentId, Time},
+};
+
+/// A piece of disk work without an answer after this time is taken for lost. A sync of 64 MiB on a slow disk takes
+/// seconds, a walk over a terabyte's inner nodes too.
+const EDGE_LIMIT: Duration = Duration::from_secs(120);
+/// A request is given up by the carrier after [`protocol::State::TIMEOUT_MILLIS`]; after this the state does not
+/// count on the carrier any more.
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+
+/// What can be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Bytes kept for other nodes at most; what goes over it is refused.
+    pub hold_bytes: u64,
+    /// A fetch to which no block came for this long fails (design: "stall 120 s").
+    pub stall: Duration,
+    /// How long a peer that sent wrong bytes is not asked and not served.
+    pub ban: Duration,
+    /// How long a peer may take to hold what it was asked to, beside the time for the bytes at 1 MiB/s.
+    pub hold_limit: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hold_bytes: 16 << 30,
+            stall: Duration::from_secs(120),
+            ban: Duration::from_secs(3600),
+            hold_limit: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the coordinator tells this state.
+#[derive(Debug)]
+pub enum Input {
+    /// Bring the DAG of `root` here. Ends with [`Event::Fetched`] or [`Event::FetchFailed`], exactly once.
+    Fetch {
+        /// Chosen by the coordinator; repeated by every event about it.
+        id: u64,
+        /// The root.
+        root: ContentId,
+        /// Peers that may have it.
+        providers: Vec<PeerId>,
+    },
+    /// More peers that may have what the fetch `id` wants.
+    AddProviders {
+        /// The fetch.
+        id: u64,
+        /// The peers.
+        providers: Vec<PeerId>,
+    },
+    /// The fetch is not wanted any more. It ends with [`FetchFailure::Cancelled`]; what came is kept until its
+    /// space is needed.
+    Cancel {
+        /// The fetch.
+        id: u64,
+    },
+    /// Ask `peer` to keep the DAG of `root`, which is here. Ends with [`Event::Held`] or [`Event::HoldFailed`].
+    AskHold {
+        /// Chosen by the coordinator; repeated by the event.
+        id: u64,
+        /// The root.
+        root: ContentId,
+        /// Bytes of its files.
+        size: u64,
+        /// Whom.
+        peer: PeerId,
+    },
+    /// What was held for `peer` need not be any more.
+    Release {
+        /// The root.
+        root: ContentId,
+        /// For whom it was held.
+        peer: PeerId,
+    },
+    /// The disk answers.
+    Edge(edge::Answer),
+}
+
+/// What this state tells the coordinator.
+#[derive(Debug)]
+pub enum Event {
+    /// The whole DAG is here, verified and on the disk. It is not pinned: pin the root before the fetch (a pin
+    /// covers what arrives after it) or now.
+    Fetched {
+        /// The fetch.
+        id: u64,
+        /// The root.
+        root: ContentId,
+        /// Bytes of its blocks.
+        bytes: u64,
+        /// Bytes of the blocks that peers sent for it; the rest was here.
+        received: u64,
+    },
+    /// The fetch ended without the DAG.
+    FetchFailed {
+        /// The fetch.
+        id: u64,
+        /// Why.
+        reason: FetchFailure,
+    },
+    /// Blocks came. At most twice a second.
+    Progress {
+        /// The fetch.
+        id: u64,
+        /// Bytes of blocks that are here.
+        bytes_done: u64,
+    },
+    /// `peer` has it on its disk.
+    Held {
+        /// The [`Input::AskHold`].
+        id: u64,
+        /// The root.
+        root: ContentId,
+        /// Who holds it.
+        peer: PeerId,
+    },
+    /// `peer` does not hold it.
+    HoldFailed {
+        /// The [`Input::AskHold`].
+        id: u64,
+        /// Who was asked.
+        peer: PeerId,
+        /// Why.
+        reason: HoldFailure,
+    },
+    /// This node now keeps a DAG for a peer: on the disk and pinned, until [`Input::Release`].
+    Holding {
+        /// The root.
+        root: ContentId,
+        /// Bytes as the peer told them.
+        size: u64,
+        /// For whom.
+        for_peer: PeerId,
+    },
+    /// None of the known peers has what is missing: find others, and tell them with [`Input::AddProviders`].
+    WantProviders {
+        /// The fetch.
+        id: u64,
+        /// The root.
+        root: ContentId,
+    },
+    /// A peer sent bytes that are not what they were asked for as. It is not asked or served for some time.
+    Misbehaved {
+        /// The peer.
+        peer: PeerId,
+    },
+    /// Work for the disk; the answer comes back as [`Input::Edge`].
+    Edge(edge::Request),
+}
+
+/// Why a fetch ended without its DAG.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchFailure {
+    /// Nothing came for [`Config::stall`].
+    #[error("no block arrived for {} s; no known peer has what is missing, or none can be reached", .0.as_secs())]
+    Stalled(Duration),
+    /// The coordinator wanted it no more.
+    #[error("cancelled")]
+    Cancelled,
+    /// Too many transfers at once.
+    #[error("too many transfers are under way; try again later")]
+    TooMany,
+    /// More came than the peer that wanted it held had told.
+    #[error("it is larger than its owner said")]
+    TooLarge,
+    /// The disk could not take it.
+    #[error(transparent)]
+    Edge(std::sync::Arc<Failure>),
+    /// The disk did not answer in time.
+    #[error("the disk did not answer within {} s", EDGE_LIMIT.as_secs())]
+    EdgeTimeout,
+}
+
+/// Why a peer does not hold what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HoldFailure {
+    /// It said no.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// It could not be asked.
+    #[error(transparent)]
+    Unreachable(SendError),
+    /// It accepted and did not finish in time.
+    #[error("the peer did not finish in time")]
+    Deadline,
+    /// Too many asked at once.
+    #[error("too many copies are being made; try again later")]
+    TooMany,
+}
+
+/// What an answer of the disk is for.
+#[derive(Debug)]
+enum Purpose {
+    Walk(ContentId),
+    Put { root: ContentId, peer: PeerId, cids: Vec<ContentId> },
+    Seal { root: ContentId, holds: Vec<Hold> },
+    Read(ResponseToken),
+    Has(ResponseToken),
+    Release,
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+enum Sent {
+    Get { root: ContentId, cids: Vec<ContentId>, at: Time },
+    Hold { ask: u64 },
+    Held { root: ContentId },
+}
+
+/// The state.
+#[derive(Debug)]
+pub struct State {
+    config: Config,
+    actions: VecDeque<Action<Self>>,
+    transfers: BTreeMap<ContentId, Transfer>,
+    peers: Peers,
+    serves: Serves,
+    holds: Holds,
+    edges: BTreeMap<EdgeId, (Purpose, Time)>,
+    requests: BTreeMap<RequestId, (PeerId, Sent, Time)>,
+    next_id: u64,
+    /// The transfer that was served last; the next round begins after it.
+    last_served: Option<ContentId>,
+    /// When it was last looked what could be asked. What could begin before is no reason to wake up.
+    looked: Time,
+}
+
+impl State {
+    /// The state of a node that starts, with what it held for others when it stopped ([`edge::holds`]).
+    pub fn new(config: Config, holds: Vec<Hold>) -> Self {
+        Self {
+            config,
+            actions: VecDeque::new(),
+            transfers: BTreeMap::new(),
+            peers: Peers::default(),
+            serves: Serves::default(),
+            holds: Holds::new(holds),
+            edges: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            next_id: 0,
+            last_served: None,
+            looked: Time::ZERO,
+        }
+    }
+
+    /// Bytes held for others, and accepted to be held.
+    pub fn held_bytes(&self) -> u64 {
+        self.holds.bytes()
+    }
+
+    /// Transfers under way.
+    pub fn transfers(&self) -> usize {
+        self.transfers.len()
+    }
+
+    fn event(&mut self, event: Event) {
+        self.actions.push_back(Action::Event(event));
+    }
+
+    fn respond(&mut self, token: ResponseToken, response: Response) {
+        self.actions.push_back(Action::Respond { token, response });
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn work(&mut self, purpose: Purpose, work: Work, now: Time) {
+        let id = EdgeId(self.next_id());
+        self.edges.insert(id, (purpose, now + EDGE_LIMIT));
+        self.event(Event::Edge(edge::Request { id, work }));
+    }
+
+    fn send(&mut self, peer: PeerId, sent: Sent, request: Request, now: Time) -> RequestId {
+        let id = RequestId(self.next_id());
+        self.requests.insert(id, (peer, sent, now + REQUEST_LIMIT));
+        self.actions.push_back(Action::Request { peer, id, request });
+        id
+    }
+
+    fn ban(&mut self, peer: PeerId, now: Time) {
+        if !self.peers.is_banned(&peer, now) {
+            self.event(Event::Misbehaved { peer });
+        }
+        self.peers.ban(peer, now + self.config.ban);
+    }
+
+    fn on_edge(&mut self, answer: edge::Answer, now: Time) {
+        let Some((purpose, _)) = self.edges.remove(&answer.id) else {
+            return;
+        };
+        match purpose {
+            Purpose::Walk(root) => self.on_walked(root, answer.result, now),
+            Purpose::Put { root, peer, cids } => self.on_put(root, peer, &cids, answer.result, now),
+            Purpose::Seal { root, holds } => self.on_sealed(root, holds, answer.result, now),
+            Purpose::Read(token) => self.on_read(token, answer.result),
+            Purpose::Has(token) => self.on_has(token, answer.result),
+            Purpose::Release => {}
+        }
+    }
+
+    /// The disk never answered.
+    fn on_edge_lost(&mut self, purpose: Purpose, now: Time) {
+        match purpose {
+            Purpose::Walk(root) | Purpose::Put { root, .. } | Purpose::Seal { root, .. } => {
+                self.fail_transfer(root, &|| FetchFailure::EdgeTimeout, now);
+            }
+            Purpose::Read(token) | Purpose::Has(token) => self.respond(token, Response::Refused(Refusal::Busy)),
+            Purpose::Release => {}
+        }
+    }
+
+    fn on_get(&mut self, peer: PeerId, token: ResponseToken, cids: Vec<ContentId>, budget: u32) {
+        if !self.serves.push(peer, token, cids, budget) {
+            self.respond(token, Response::Refused(Refusal::Busy));
+        }
+    }
+
+    /// Begins to read for as many requests as memory allows.
+    fn serve(&mut self, now: Time) {
+        while let Some(turn) = self.serves.next_turn() {
+            self.work(Purpose::Read(turn.token), Work::Read { cids: turn.cids, budget: turn.budget }, now);
+        }
+    }
+
+    fn on_read(&mut self, token: ResponseToken, result: Result<Done, Failure>) {
+        let response = match result {
+            Ok(Done::Read(slots)) => {
+                self.serves.read(token, &slots);
+                Response::Blocks(slots)
+            }
+            _ => Response::Refused(Refusal::Busy),
+        };
+        self.respond(token, response);
+    }
+
+    fn on_has(&mut self, token: ResponseToken, result: Result<Done, Failure>) {
+        let response = match result {
+            Ok(Done::Has(bits)) => Response::Have(bits),
+            _ => Response::Refused(Refusal::Busy),
+        };
+        self.respond(token, response);
+    }
+
+    fn on_result(&mut self, id: RequestId, result: Result<Response, SendError>, now: Time) {
+        let Some((peer, sent, _)) = self.requests.remove(&id) else {
+            return;
+        };
+        match sent {
+            Sent::Get { root, cids, at } => self.on_blocks(peer, id, root, &cids, at, result, now),
+            Sent::Hold { ask } => self.on_hold_answer(ask, result, now),
+            Sent::Held { root } => self.on_notice_answer(root, peer, result, now),
+        }
+    }
+
+    fn on_late(&mut self, now: Time) {
+        let late: Vec<RequestId> =
+            self.requests.iter().filter(|(_, (_, _, at))| *at <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            self.on_result(id, Err(SendError::Timeout), now);
+        }
+        let late: Vec<EdgeId> = self.edges.iter().filter(|(_, (_, at))| *at <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            if let Some((purpose, _)) = self.edges.remove(&id) {
+                self.on_edge_lost(purpose, now);
+            }
+        }
+    }
+
+    /// Begins all that can begin.
+    fn advance(&mut self, now: Time) {
+        self.looked = now;
+        self.serve(now);
+        self.advance_holds(now);
+        self.advance_transfers(now);
+    }
+}
+
+impl protocol::State for State {
+    type Request = Request;
+    type Response = Response;
+    type Input = Input;
+    type Event = Event;
+
+    const PROTOCOL: &'static str = "/atlas/shard/1";
+    /// 2 MiB at 50 kB/s. Shorter than the stall, so that a fetch can turn to another peer before it fails.
+    const TIMEOUT_MILLIS: u64 = 45_000;
+    /// Both ways together: a full window each way, and room for messages about holds.
+    const MAX_STREAMS: usize = 48;
+
+    fn handle(&mut self, input: Input, now: Time) {
+        match input {
+            Input::Fetch { id, root, providers } => self.on_fetch(id, root, providers, now),
+            Input::AddProviders { id, providers } => self.on_providers(id, providers),
+            Input::Cancel { id } => self.on_cancel(id, now),
+            Input::AskHold { id, root, size, peer } => self.on_ask_hold(id, root, size, peer, now),
+            Input::Release { root, peer } => self.on_release(root, peer, now),
+            Input::Edge(answer) => self.on_edge(answer, now),
+        }
+        self.advance(now);
+    }
+
+    fn on_request(&mut self, peer: PeerId, token: ResponseToken, request: Request, now: Time) {
+        match request {
+            _ if self.peers.is_banned(&peer, now) => self.respond(token, Response::Refused(Refusal::Banned)),
+            Request::Get { cids, budget } => self.on_get(peer, token, cids, budget),
+            Request::Have { cids } => self.work(Purpose::Has(token), Work::Has { cids }, now),
+            Request::Hold { root, size } => self.on_hold(peer, token, root, size, now),
+            Request::Held { root } => self.on_held(peer, token, root),
+        }
+        self.advance(now);
+    }
+
+    fn on_response(&mut self, _peer: PeerId, id: RequestId, result: Result<Response, SendError>, now: Time) {
+        self.on_result(id, result, now);
+        self.advance(now);
+    }
+
+    fn on_answered(&mut self, token: ResponseToken, now: Time) {
+        self.serves.finished(token);
+        self.advance(now);
+    }
+
+    fn on_connected(&mut self, peer: PeerId, now: Time) {
+        self.peers.connected(&peer);
+        self.advance(now);
+    }
+
+    fn on_disconnected(&mut self, peer: PeerId, now: Time) {
+        self.serves.forget(&peer);
+        self.advance(now);
+    }
+
+    fn on_timeout(&mut self, now: Time) {
+        self.on_late(now);
+        self.on_transfers_late(now);
+        self.on_asks_late(now);
+        self.advance(now);
+    }
+
+    fn poll_action(&mut self) -> Option<Action<Self>> {
+        self.actions.pop_front()
+    }
+
+    fn poll_timeout(&self) -> Option<Time> {
+        let edges = self.edges.values().map(|(_, at)| *at);
+        let requests = self.requests.values().map(|(_, _, at)| *at);
+        let all = edges.chain(requests).chain(self.transfer_times()).chain(self.holds.times(self.config.hold_limit));
+        all.min()
+    }
+}
+
+/// Whether the answer to a `Get` is one: a slot for each block.
+fn slots(response: Response, asked: usize) -> Option<Vec<Slot>> {
+    match response {
+        Response::Blocks(slots) if slots.len() == asked => Some(slots),
+        _ => None,
+    }
+}

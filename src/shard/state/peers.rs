@@ -1,0 +1,176 @@
+//! What is known of each peer: how fast it answers, whether it may be asked, and whether it lied.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use libp2p::PeerId;
+
+use crate::types::Time;
+
+/// Requests in flight to a peer that nothing is known of.
+const FIRST_WINDOW: u32 = 4;
+/// Requests in flight to one peer at most: 16 blocks of 1 MiB fill 200 ms of a 600 Mbit/s line.
+const MAX_WINDOW: u32 = 16;
+/// An answer faster than this makes the window grow by one: the line is not full.
+const FAST: Duration = Duration::from_millis(500);
+/// An answer slower than this makes it shrink by one: blocks only wait, and another peer could bring them.
+const SLOW: Duration = Duration::from_secs(2);
+/// Pause after the first failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// Peers remembered at most. When more are known, one that nothing is under way with is forgotten first; a ban may
+/// be among the forgotten, and is earned again by the next lie.
+const MAX_PEERS: usize = 4096;
+
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    window: u32,
+    outstanding: u32,
+    failures: u32,
+    asleep_until: Time,
+    banned_until: Time,
+    /// Smoothed time from request to answer.
+    answer_time: Duration,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            window: FIRST_WINDOW,
+            outstanding: 0,
+            failures: 0,
+            asleep_until: Time::ZERO,
+            banned_until: Time::ZERO,
+            answer_time: FAST,
+        }
+    }
+}
+
+/// All peers that blocks were asked of.
+#[derive(Debug, Default)]
+pub(super) struct Peers(BTreeMap<PeerId, Peer>);
+
+impl Peers {
+    /// Whether one more request may go to `peer`.
+    pub(super) fn has_room(&self, peer: &PeerId, now: Time) -> bool {
+        self.0.get(peer).is_none_or(|known| {
+            known.outstanding < known.window && known.asleep_until <= now && known.banned_until <= now
+        })
+    }
+
+    pub(super) fn is_banned(&self, peer: &PeerId, now: Time) -> bool {
+        self.0.get(peer).is_some_and(|known| known.banned_until > now)
+    }
+
+    /// Whether requests are under way to it.
+    pub(super) fn is_idle(&self, peer: &PeerId) -> bool {
+        self.0.get(peer).is_none_or(|known| known.outstanding == 0)
+    }
+
+    /// Smoothed time from request to answer.
+    pub(super) fn answer_time(&self, peer: &PeerId) -> Duration {
+        self.0.get(peer).copied().unwrap_or_default().answer_time
+    }
+
+    /// When it may be asked again after its failures; in the past if it may be asked now.
+    pub(super) fn asleep_until(&self, peer: &PeerId) -> Time {
+        self.0.get(peer).map_or(Time::ZERO, |known| known.asleep_until.max(known.banned_until))
+    }
+
+    pub(super) fn sent(&mut self, peer: PeerId) {
+        if !self.0.contains_key(&peer) && self.0.len() >= MAX_PEERS {
+            self.forget_one();
+        }
+        self.0.entry(peer).or_default().outstanding += 1;
+    }
+
+    /// An answer with blocks came `after` it was asked for.
+    pub(super) fn answered(&mut self, peer: &PeerId, after: Duration) {
+        if let Some(known) = self.0.get_mut(peer) {
+            known.outstanding = known.outstanding.saturating_sub(1);
+            known.failures = 0;
+            known.answer_time = (known.answer_time * 7 + after) / 8;
+            if after < FAST {
+                known.window = (known.window + 1).min(MAX_WINDOW);
+            } else if after > SLOW {
+                known.window = known.window.saturating_sub(1).max(1);
+            }
+        }
+    }
+
+    /// A request failed, or the peer was too busy.
+    pub(super) fn failed(&mut self, peer: &PeerId, now: Time) {
+        if let Some(known) = self.0.get_mut(peer) {
+            known.outstanding = known.outstanding.saturating_sub(1);
+            known.window = (known.window / 2).max(1);
+            // Requests that were under way together fail together, and count once.
+            if known.asleep_until <= now {
+                known.asleep_until = now + pause(known.failures);
+                known.failures = known.failures.saturating_add(1);
+            }
+        }
+    }
+
+    /// A connection opened: what failed before is no sign any more.
+    pub(super) fn connected(&mut self, peer: &PeerId) {
+        if let Some(known) = self.0.get_mut(peer) {
+            known.failures = 0;
+            known.asleep_until = Time::ZERO;
+        }
+    }
+
+    pub(super) fn ban(&mut self, peer: PeerId, until: Time) {
+        self.0.entry(peer).or_default().banned_until = until;
+    }
+
+    fn forget_one(&mut self) {
+        let idle = self.0.iter().filter(|(_, known)| known.outstanding == 0);
+        if let Some(peer) = idle.min_by_key(|(_, known)| known.banned_until).map(|(peer, _)| *peer) {
+            self.0.remove(&peer);
+        }
+    }
+}
+
+/// The pause after a number of failures before this one.
+pub(super) fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(6)).min(MAX_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_follows_the_line() {
+        let (mut peers, peer) = (Peers::default(), PeerId::random());
+        let ask_all = |peers: &mut Peers, after: Duration| {
+            let mut asked = 0;
+            while peers.has_room(&peer, Time::ZERO) {
+                peers.sent(peer);
+                asked += 1;
+            }
+            for _ in 0..asked {
+                peers.answered(&peer, after);
+            }
+            asked
+        };
+        assert_eq!(ask_all(&mut peers, Duration::from_millis(10)), FIRST_WINDOW);
+        ask_all(&mut peers, Duration::from_millis(10));
+        assert_eq!(ask_all(&mut peers, Duration::from_secs(3)), MAX_WINDOW);
+        assert_eq!(ask_all(&mut peers, Duration::from_secs(3)), 1);
+    }
+
+    #[test]
+    fn failures_that_come_together_count_once() {
+        let (mut peers, peer) = (Peers::default(), PeerId::random());
+        for _ in 0..3 {
+            peers.sent(peer);
+        }
+        let now = Time::from_millis(1_000_000);
+        for _ in 0..3 {
+            peers.failed(&peer, now);
+        }
+        assert!(!peers.has_room(&peer, now));
+        assert!(peers.has_room(&peer, now + FIRST_PAUSE));
+    }
+}

@@ -1,0 +1,253 @@
+//! Imports what a job file names. Blocks on the disk; runs off the event loop.
+
+use std::path::{Path, PathBuf};
+
+use super::{Content, Error, JobFile, Records};
+use crate::{
+    shard::dataset::{self, CutSpec, Manifest, RecordFormat},
+    store::Files,
+    tensor,
+    types::{ContentId, Digest, JobSpec, ShardSpec},
+};
+
+/// What the command line may set beside the job file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Instead of `shards`.
+    pub shards: Option<u32>,
+    /// Instead of `copies`.
+    pub copies: Option<u32>,
+}
+
+/// A job ready to go on the ledger; all its content is in the block store.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prepared {
+    /// What it asks for.
+    pub spec: JobSpec,
+    /// Its shards, by slot.
+    pub shards: Vec<ShardSpec>,
+}
+
+impl Prepared {
+    /// Every root that must survive this node: bundle, model, manifest, held-out data, shards.
+    pub fn roots(&self) -> Vec<ContentId> {
+        let spec = &self.spec;
+        let fixed = [spec.bundle, spec.model, spec.dataset_cid];
+        fixed.into_iter().chain(spec.held_out).chain(self.shards.iter().map(|shard| shard.cid)).collect()
+    }
+}
+
+/// Imports bundle and model, cuts the data set. Relative paths start at `base_directory`; `scratch` is a directory that holds the
+/// data set once more while it is cut.
+///
+/// Content that the file names by CID must be in the store already ([`JobFile::needs`]).
+pub fn prepare(
+    job: &JobFile,
+    base_directory: &Path,
+    scratch: &Path,
+    overrides: Overrides,
+    files: &dyn Files,
+) -> Result<Prepared, Error> {
+    let job = overridden(job, overrides)?;
+    let bundle = import_bundle(&job.bundle, base_directory, files)?;
+    let model = import("model", &job.model, base_directory, files)?;
+    let model_root = model_root(&model, files)?;
+    let scratch = scratch_in(scratch)?;
+    let manifest = cut(&job, base_directory, scratch.path(), files)?;
+    let dataset_cid = manifest.store(files).map_err(dataset::Error::Store)?;
+    let spec = JobSpec {
+        name: job.name.clone(),
+        model_id: job.model_id.clone(),
+        task_type: job.task_type,
+        bundle,
+        model,
+        model_root,
+        dataset_cid,
+        held_out: manifest.held_out,
+        seed: job.seed,
+        rounds: job.rounds,
+        local_steps: job.local_steps,
+        checkpoint_every: job.checkpoint_every,
+        config: job.config.clone(),
+        output: job.output,
+        codec: job.codec,
+        rule: job.rule,
+        outer: job.outer,
+        quorum: job.quorum,
+        resources: job.resources,
+        round_limit_millis: millis(job.round_limit),
+        deadline_millis: millis(job.deadline),
+        budget: job.budget,
+        settle: job.settle,
+        copies: job.copies,
+        session: job.session,
+    };
+    Ok(Prepared { spec, shards: manifest.shards })
+}
+
+fn overridden(job: &JobFile, overrides: Overrides) -> Result<JobFile, Error> {
+    let mut job = job.clone();
+    job.shards = overrides.shards.unwrap_or(job.shards);
+    job.copies = overrides.copies.unwrap_or(job.copies);
+    job.check_counts()?;
+    Ok(job)
+}
+
+fn import_bundle(bundle: &Content, base: &Path, files: &dyn Files) -> Result<ContentId, Error> {
+    let cid = import("bundle", bundle, base, files)?;
+    let entries =
+        files.list(&cid).map_err(|source| Error::Import { key: "bundle", path: shown(bundle, base), source })?;
+    let has_manifest = entries.iter().any(|(name, _)| name == "atlas.toml");
+    has_manifest.then_some(cid).ok_or_else(|| Error::value("bundle", "names a directory with an `atlas.toml`"))
+}
+
+fn import(key: &'static str, content: &Content, base: &Path, files: &dyn Files) -> Result<ContentId, Error> {
+    match content {
+        Content::Cid(cid) => Ok(*cid),
+        Content::Path(path) => {
+            let path = base.join(path);
+            let imported = files.import_path(&path).map_err(|source| Error::Import { key, path, source })?;
+            Ok(imported.cid)
+        }
+    }
+}
+
+/// What the first round's receipts must begin from.
+fn model_root(model: &ContentId, files: &dyn Files) -> Result<Digest, Error> {
+    let limit = usize::try_from(tensor::MAX_FILE_BYTES).unwrap_or(usize::MAX);
+    let import = |source| Error::Import { key: "model", path: model.to_string().into(), source };
+    let bytes = files.read(model, limit).map_err(import)?;
+    tensor::root::of_file(&bytes)
+        .map_err(|error| Error::value("model", format!("names no usable safetensors file: {error}")))
+}
+
+fn shown(content: &Content, base: &Path) -> PathBuf {
+    match content {
+        Content::Path(path) => base.join(path),
+        Content::Cid(cid) => cid.to_string().into(),
+    }
+}
+
+fn scratch_in(parent: &Path) -> Result<tempfile::TempDir, Error> {
+    let made = tempfile::Builder::new().prefix("cut-").tempdir_in(parent);
+    made.map_err(|source| dataset::Error::Io { path: parent.to_owned(), source }.into())
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Cuts the data set; one that is named by CID is written to `scratch` first, because cutting reads it at random.
+fn cut(job: &JobFile, base: &Path, scratch: &Path, files: &dyn Files) -> Result<Manifest, Error> {
+    let (source, file_name) = match &job.data.source {
+        Content::Path(path) => (base.join(path), file_name(path)?),
+        Content::Cid(cid) => {
+            let path = scratch.join("data");
+            files.export(cid, &path).map_err(|source| Error::Import {
+                key: "data.path",
+                path: cid.to_string().into(),
+                source,
+            })?;
+            (path, "data".to_owned())
+        }
+    };
+    let format = match job.data.records {
+        Records::Lines { header } => RecordFormat::Lines { header },
+        Records::Fixed { bytes } => RecordFormat::Fixed { bytes },
+    };
+    let scratch = scratch.to_owned();
+    let spec =
+        CutSpec { source, format, seed: job.seed, slots: job.shards, held_out: job.data.held_out, file_name, scratch };
+    Ok(dataset::cut(&spec, files)?)
+}
+
+fn file_name(path: &Path) -> Result<String, Error> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned).ok_or_else(|| Error::value("data.path", "names a file with a name in UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{shard, store::blocks};
+
+    const JOB: &str = "name='ridge'\nbundle='bundle'\nmodel='model.safetensors'\nseed=7\nrounds=2\nlocal_steps=5\n\
+                       shards=3\n[data]\npath='table.csv'\nheader=true\nheld_out=0.25\n";
+
+    /// A directory with a bundle, a model and a table of 20 records, and a block store.
+    fn scene() -> (tempfile::TempDir, shard::Files) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        fs::create_dir(path.join("bundle")).unwrap();
+        fs::write(path.join("bundle/atlas.toml"), "name = 'ridge'").unwrap();
+        fs::write(path.join("model.safetensors"), "weights").unwrap();
+        let table: String = (0..20).map(|record| format!("{record},{}\n", record * 2)).collect();
+        fs::write(path.join("table.csv"), format!("x,y\n{table}")).unwrap();
+        let store = blocks::BlockStore::open(&path.join("blocks"), blocks::Quota { bytes: 1 << 30 }).unwrap();
+        (directory, shard::Files::new(store))
+    }
+
+    fn prepared(
+        text: &str,
+        overrides: Overrides,
+        scene: &(tempfile::TempDir, shard::Files),
+    ) -> Result<Prepared, Error> {
+        let base = scene.0.path();
+        prepare(&JobFile::parse(text).unwrap(), base, base, overrides, &scene.1)
+    }
+
+    #[test]
+    fn a_job_file_becomes_a_job_whose_content_is_stored() {
+        let scene = scene();
+        let first = prepared(JOB, Overrides::default(), &scene).unwrap();
+        assert_eq!(first.shards.iter().map(|shard| shard.records).collect::<Vec<_>>(), [5, 5, 5]);
+        for root in first.roots() {
+            let to = scene.0.path().join(format!("out-{root}"));
+            scene.1.export(&root, &to).unwrap();
+        }
+        let held_out = scene.0.path().join(format!("out-{}", first.spec.held_out.unwrap())).join("table.csv");
+        assert_eq!(fs::read_to_string(held_out).unwrap().lines().count(), 1 + 5, "a header and a quarter of 20");
+        assert_eq!(prepared(JOB, Overrides::default(), &scene).unwrap(), first, "the same file is the same job");
+    }
+
+    #[test]
+    fn the_command_line_overrides_counts_and_stays_within_their_range() {
+        let scene = scene();
+        let two = Overrides { shards: Some(2), copies: Some(0) };
+        let job = prepared(JOB, two, &scene).unwrap();
+        assert_eq!((job.shards.len(), job.spec.copies), (2, 0));
+        assert!(prepared(JOB, Overrides { shards: Some(0), copies: None }, &scene).is_err());
+    }
+
+    #[test]
+    fn content_is_named_by_cid_as_well_as_by_path() {
+        let scene = scene();
+        let by_path = prepared(JOB, Overrides::default(), &scene).unwrap();
+        let table = scene.1.import_path(&scene.0.path().join("table.csv")).unwrap().cid;
+        let text = JOB
+            .replace("'bundle'", &format!("'{}'", by_path.spec.bundle))
+            .replace("'model.safetensors'", &format!("'{}'", by_path.spec.model))
+            .replace("'table.csv'", &format!("'{table}'"));
+        let by_cid = prepared(&text, Overrides::default(), &scene).unwrap();
+        assert_eq!((by_cid.spec.bundle, by_cid.spec.model), (by_path.spec.bundle, by_path.spec.model));
+        assert_eq!(by_cid.shards.len(), 3);
+    }
+
+    #[test]
+    fn what_is_missing_or_no_bundle_is_named_by_its_key() {
+        let scene = scene();
+        for (from, to, expected) in [
+            ("'bundle'", "'nowhere'", "`bundle`"),
+            ("'bundle'", "'blocks'", "atlas.toml"),
+            ("'model.safetensors'", "'nowhere'", "`model`"),
+            ("'table.csv'", "'nowhere'", "`data`"),
+        ] {
+            let error = prepared(&JOB.replace(from, to), Overrides::default(), &scene).unwrap_err();
+            assert!(error.to_string().contains(expected), "{to}: {error}");
+        }
+        let few = prepared(JOB, Overrides { shards: Some(16), copies: None }, &scene).unwrap_err();
+        assert!(matches!(few, Error::Cut(_)), "{few}");
+    }
+}
