@@ -55,5 +55,8 @@ async fn a_bundle_that_forgets_its_checkpoint_is_found_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bundle_with_exit_codes_of_its_own_is_found_out() {
-    assert_eq!(failed("INTERNAL, PREEMPTED = 64, 65,", "INTERNAL, PREEMPTED = 64, 66,").await, ["bad data exit with 65"]);
+    assert_eq!(
+        failed("INTERNAL, PREEMPTED = 64, 65,", "INTERNAL, PREEMPTED = 64, 66,").await,
+        ["bad data exit with 65"]
+    );
 }
