@@ -172,7 +172,7 @@ async fn dispatch(command: Command, mut context: Context) -> Result<(), Error> {
         Command::Proof(proof) => proof.run(context).await,
         Command::Ledger => ledger::run(context).await,
         Command::Testnet(testnet) => testnet.run(context).await,
-        Command::Script(script) => script.run(context),
+        Command::Script(script) => script.run(context).await,
         Command::Completions(_) => Ok(()),
     }
 }

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{Context, Error};
+use super::{Context, Error, output::table};
+use crate::executor::{
+    conformance::{self, Report, Verdict},
+    launcher,
+};
 
 /// Script bundles.
 #[derive(Debug, Subcommand)]
@@ -20,9 +24,29 @@ pub(super) enum Script {
 }
 
 impl Script {
-    pub(super) fn run(self, _context: &Context) -> Result<(), Error> {
+    pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
         let Self::Check { bundle, python } = self;
-        let _ = (bundle, python);
-        Err(Error::Failed("`script check` is not part of this build".to_owned()))
+        let python = python.unwrap_or_else(|| "python3".into());
+        let report = conformance::check(&bundle, &python, launcher::of_this_executable()?).await.map_err(describe)?;
+        context.output.value(&report, render)?;
+        report.passed().then_some(()).ok_or_else(|| Error::Failed("the bundle breaks the contract".to_owned()))
     }
+}
+
+fn describe(error: conformance::Error) -> Error {
+    let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+    Error::Input(format!("{error}{source}"))
+}
+
+fn render(report: &Report) -> String {
+    let row = |finding: &conformance::Finding| {
+        let (verdict, reason) = match &finding.verdict {
+            Verdict::Passed => ("passed", ""),
+            Verdict::NotPromised => ("not promised", ""),
+            Verdict::Failed(reason) => ("FAILED", reason.as_str()),
+        };
+        vec![finding.check.to_owned(), verdict.to_owned(), reason.to_owned()]
+    };
+    let rows: Vec<_> = report.findings.iter().map(row).collect();
+    table(&["CHECK", "VERDICT", "REASON"], &rows, "nothing was checked")
 }

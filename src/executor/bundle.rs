@@ -97,7 +97,7 @@ pub struct Outputs {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Check {
-    /// Script and arguments that print an initial model to the path appended to them.
+    /// Script and arguments that write an initial model to the path appended to them.
     pub init: Vec<String>,
     /// Script and arguments that write a small data set to the path appended to them.
     pub data: Vec<String>,

@@ -16,8 +16,8 @@ use super::{
     Exit, FailureKind, Outputs, RunSpec,
     launcher::{self, Protection},
     logs::{self, LogPart},
-    process::{self, Order},
     python::Interpreter,
+    watch::{self, Order},
     work_dir::{self, WorkRoot},
 };
 use crate::{
@@ -187,7 +187,7 @@ impl Config {
             socket_directory: work_dir::socket_directory(&directory),
             directory,
             python: "python3".into(),
-            launcher: vec![std::env::current_exe()?, launcher::COMMAND.into()],
+            launcher: launcher::of_this_executable()?,
         })
     }
 }
@@ -264,11 +264,11 @@ impl Supervisor {
         let (orders, inbox) = mpsc::channel(MAX_ORDERS);
         let directory = self.shared.root.directory_of(&spec, process);
         self.processes().insert(process, Running { orders, directory: directory.clone() });
-        let task = process::Task { spec, continue_from, directory, inbox };
+        let task = watch::Task { spec, continue_from, directory, inbox };
         let shared = Arc::clone(&self.shared);
         tokio::spawn(async move {
             let reporter = Reporter { process, answers: shared.answers.clone() };
-            let watched = tokio::spawn(process::run(shared, task, reporter.clone()));
+            let watched = tokio::spawn(watch::run(shared, task, reporter.clone()));
             if watched.await.is_err() {
                 // Its child is killed with it (`kill_on_drop`).
                 let message = "the watcher of the process panicked, which is a defect of the node".to_owned();

@@ -32,12 +32,13 @@
 
 pub mod behaviour;
 pub mod bundle;
-//CONF
+pub mod conformance;
 pub mod edge;
 mod environment;
 mod events;
 mod exit;
 pub mod inference;
+mod interface;
 pub mod launcher;
 mod logs;
 mod process;
@@ -48,11 +49,13 @@ mod spec;
 mod state;
 mod task;
 mod usage;
+mod watch;
 mod wire;
 mod work_dir;
 
 pub use behaviour::Behaviour;
 pub use exit::{Exit, FailureFile, Killed};
+pub use interface::{Control, ControlReply, Event, Input};
 pub use spec::{FailureKind, Mode, Outputs, ProcessState, Resume, RunSpec, StopMode};
-pub use state::{Config, Control, ControlReply, Event, Input, State};
+pub use state::{Config, State};
 pub use wire::{MAX_LOG, MAX_REASON, ProgressReport, Request, Response};

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use libp2p::PeerId;
 
 use super::{
-    FailureKind, Outputs, ProgressReport, Request, Response, RunSpec, StopMode,
+    Control, ControlReply, Event, FailureKind, Input, ProgressReport, Request, Response, RunSpec, StopMode,
     edge::{self, Answer, ProcessId},
     task::{Actions, Task},
 };
 use crate::{
     protocol::{self, Action, RequestId, ResponseToken, SendError},
-    types::{Generation, Round, Signed, Slot, Step, TaskId, Time},
+    types::{TaskId, Time},
 };
 
 /// Requests of peers that wait for the coordinator. Beyond it they are refused with "busy".
@@ -35,229 +35,6 @@ impl Default for Config {
     fn default() -> Self {
         Self { max_processes: 64 }
     }
-}
-
-/// What a peer may want of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Control {
-    /// Stop it.
-    Stop {
-        /// The generation that is meant.
-        generation: Generation,
-        /// How.
-        mode: StopMode,
-    },
-    /// Checkpoint it, stop it and keep its lease.
-    Pause {
-        /// The generation that is meant.
-        generation: Generation,
-    },
-    /// Go on.
-    Resume {
-        /// The generation that is meant.
-        generation: Generation,
-    },
-    /// How far is it?
-    Progress,
-    /// What did it print?
-    Log {
-        /// Offset of the first byte; `None` for the last `max` bytes.
-        from: Option<u64>,
-        /// Most bytes.
-        max: u32,
-    },
-}
-
-/// The answer to a [`Control`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum ControlReply {
-    /// It was done.
-    Done,
-    /// How far it is.
-    Progress(ProgressReport),
-    /// Part of the log.
-    Log {
-        /// Offset of the first byte.
-        from: u64,
-        /// The bytes.
-        bytes: Vec<u8>,
-    },
-}
-
-/// What the coordinator tells the executor.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// Offer a slot to a peer; [`Event::OfferAnswered`] follows.
-    Offer {
-        /// Repeated by the event.
-        id: u64,
-        /// To whom.
-        peer: PeerId,
-        /// A signed [`crate::gossip::Announcement`].
-        announcement: Signed,
-        /// The slot.
-        slot: Slot,
-    },
-    /// The decision on an [`Event::Offered`].
-    AnswerOffer {
-        /// Of the event.
-        token: ResponseToken,
-        /// Taken, or in words why not.
-        result: Result<(), String>,
-    },
-    /// Ask something about a task of a peer, or of this node (`peer` is `None`); [`Event::ControlAnswered`] follows.
-    /// This node's own tasks answer [`Control::Progress`] and [`Control::Log`] alone.
-    Ask {
-        /// Repeated by the event.
-        id: u64,
-        /// Whom; `None` for this node.
-        peer: Option<PeerId>,
-        /// The task.
-        task: TaskId,
-        /// What.
-        control: Control,
-    },
-    /// The decision on an [`Event::ControlAsked`]. After `Ok`, progress and logs are answered by the executor itself; a
-    /// stop is not done by it: tell it to [`Input::Stop`].
-    AnswerControl {
-        /// Of the event.
-        token: ResponseToken,
-        /// Granted, or in words why not.
-        result: Result<(), String>,
-    },
-    /// Run one round. Ends in [`Event::Finished`], [`Event::Failed`] or, if stopped, [`Event::Stopped`]. The same round
-    /// and generation again changes nothing; another one takes the place of a running one, silently.
-    Run(Box<RunSpec>),
-    /// Stop a task. Always ends in [`Event::Stopped`].
-    Stop {
-        /// The task.
-        task: TaskId,
-        /// How.
-        mode: StopMode,
-    },
-    /// Ask a running task for a checkpoint now.
-    CheckpointNow {
-        /// The task.
-        task: TaskId,
-    },
-    /// The task is no longer this node's: kill what lives, remove what it left on disk (not its log). No event follows.
-    Forget {
-        /// The task.
-        task: TaskId,
-    },
-    /// The host reports.
-    Edge(Answer),
-}
-
-/// What the executor tells the coordinator.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Event {
-    /// A peer offers a slot; answer with [`Input::AnswerOffer`].
-    Offered {
-        /// For the answer.
-        token: ResponseToken,
-        /// Who.
-        peer: PeerId,
-        /// A signed [`crate::gossip::Announcement`], not checked yet.
-        announcement: Signed,
-        /// The slot.
-        slot: Slot,
-    },
-    /// What became of an [`Input::Offer`].
-    OfferAnswered {
-        /// Of the input.
-        id: u64,
-        /// Of whom.
-        peer: PeerId,
-        /// Taken, or in words why not.
-        result: Result<(), String>,
-    },
-    /// A peer wants something of a task; decide whether it may, and answer with [`Input::AnswerControl`].
-    ControlAsked {
-        /// For the answer.
-        token: ResponseToken,
-        /// Who.
-        peer: PeerId,
-        /// The task.
-        task: TaskId,
-        /// What.
-        control: Control,
-    },
-    /// What became of an [`Input::Ask`].
-    ControlAnswered {
-        /// Of the input.
-        id: u64,
-        /// The answer, or in words why there is none.
-        result: Result<ControlReply, String>,
-    },
-    /// A process runs.
-    Started {
-        /// The task.
-        task: TaskId,
-        /// The launcher's process id on this host.
-        pid: u32,
-    },
-    /// Steps were done.
-    Progress {
-        /// The task.
-        task: TaskId,
-        /// The round.
-        round: Round,
-        /// Steps done in it.
-        step: Step,
-        /// Steps of the round.
-        of: Step,
-        /// The loss, if the script said one.
-        loss: Option<f64>,
-    },
-    /// A checkpoint lies in `directory`, out of the script's reach. It stays until the task's next run but one begins.
-    Checkpoint {
-        /// The task.
-        task: TaskId,
-        /// The generation that made it.
-        generation: Generation,
-        /// The round.
-        round: Round,
-        /// Steps of the round that it contains.
-        step: Step,
-        /// Where it is.
-        directory: std::path::PathBuf,
-    },
-    /// A run is done.
-    Finished {
-        /// The task.
-        task: TaskId,
-        /// The generation that did it.
-        generation: Generation,
-        /// The round.
-        round: Round,
-        /// What it left.
-        outputs: Box<Outputs>,
-    },
-    /// The answer to [`Input::Stop`].
-    Stopped {
-        /// The task.
-        task: TaskId,
-        /// Whether it ended in order: it saved a checkpoint or had nothing left to do.
-        preempted: bool,
-    },
-    /// A run failed on this node, for good.
-    Failed {
-        /// The task.
-        task: TaskId,
-        /// The generation that failed.
-        generation: Generation,
-        /// The round.
-        round: Round,
-        /// Why, as a word.
-        kind: FailureKind,
-        /// Why, in words.
-        message: String,
-        /// Process starts in this generation.
-        attempts: u32,
-    },
-    /// Have the host do this.
-    Edge(edge::Request),
 }
 
 /// A request of a peer that waits for the coordinator, or for a log to be read.
@@ -607,5 +384,386 @@ impl protocol::State for State {
     fn poll_timeout(&self) -> Option<Time> {
         let tasks = self.tasks.values().filter_map(Task::deadline);
         tasks.chain(self.waiting.values().map(|waiting| waiting.until)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::PathBuf, time::Duration};
+
+    use cid::Cid;
+    use multihash::Multihash;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        executor::{Exit, FailureFile, Mode, Outputs, ProcessState, edge::Saying},
+        protocol::State as _,
+        types::{ContentId, Digest, JobId, Resources, Signed},
+    };
+
+    const NOW: Time = Time::from_millis(1_000_000);
+
+    fn task() -> TaskId {
+        TaskId { job: JobId([1; 32]), slot: 0 }
+    }
+
+    fn content() -> ContentId {
+        ContentId(Cid::new_v1(0x55, Multihash::wrap(0x12, &[0; 32]).unwrap()))
+    }
+
+    fn spec(round: u32, session: bool) -> RunSpec {
+        RunSpec {
+            task: task(),
+            generation: 1,
+            round,
+            mode: Mode::Train,
+            bundle: content(),
+            model: content(),
+            optim: None,
+            data: content(),
+            resume: None,
+            config: "{}".into(),
+            seed: Digest([0; 32]),
+            stop_step: 10,
+            checkpoint_every: 2,
+            session,
+            resources: Resources::default(),
+            attempt: 0,
+        }
+    }
+
+    fn outputs() -> Box<Outputs> {
+        Box::new(Outputs {
+            directory: PathBuf::from("out"),
+            checkpoint: None,
+            steps: 10,
+            samples: 80,
+            loss: None,
+            wall: Duration::ZERO,
+            cpu: Duration::ZERO,
+            memory_bytes: 0,
+        })
+    }
+
+    /// A state, and a host that does what it is told to.
+    struct Bench {
+        state: State,
+        now: Time,
+        events: Vec<Event>,
+        requests: Vec<edge::Request>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { state: State::new(Config::default()), now: NOW, events: Vec::new(), requests: Vec::new() }
+        }
+
+        fn running(spec: RunSpec) -> (Self, ProcessId) {
+            let mut bench = Self::new();
+            bench.tell(Input::Run(Box::new(spec)));
+            let process = bench.launched();
+            (bench, process)
+        }
+
+        fn tell(&mut self, input: Input) {
+            self.state.handle(input, self.now);
+            self.collect();
+        }
+
+        fn report(&mut self, answer: Answer) {
+            self.tell(Input::Edge(answer));
+        }
+
+        fn say(&mut self, process: ProcessId, saying: Saying) {
+            self.report(Answer::Said { process, saying });
+        }
+
+        fn exit(&mut self, process: ProcessId, code: i32) {
+            self.report(Answer::Exited { process, exit: Box::new(Exit { code: Some(code), ..Exit::default() }) });
+        }
+
+        fn collect(&mut self) {
+            while let Some(action) = self.state.poll_action() {
+                match action {
+                    Action::Event(Event::Edge(request)) => self.requests.push(request),
+                    Action::Event(event) => self.events.push(event),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+
+        /// The host launches what was asked for last.
+        fn launched(&mut self) -> ProcessId {
+            let asked = self.requests.drain(..).rev().find_map(|request| match request {
+                edge::Request::Launch { process, .. } => Some(process),
+                _ => None,
+            });
+            let process = asked.expect("a launch was asked for");
+            self.report(Answer::Launched { process, pid: 7 });
+            process
+        }
+
+        fn pass(&mut self, time: Duration) {
+            let end = self.now + time;
+            while let Some(at) = self.state.poll_timeout().filter(|at| *at <= end) {
+                self.now = self.now.max(at);
+                self.state.on_timeout(self.now);
+                self.collect();
+            }
+            self.now = end;
+        }
+
+        fn state(&self) -> ProcessState {
+            self.state.progress(&task()).unwrap().state
+        }
+
+        fn signals(&mut self) -> Vec<edge::Signal> {
+            let signal = |request| match request {
+                edge::Request::Signal { signal, .. } => Some(signal),
+                _ => None,
+            };
+            self.requests.drain(..).filter_map(signal).collect()
+        }
+
+        /// What ended a run, or answered a stop.
+        fn ends(&mut self) -> Vec<Event> {
+            let is_end =
+                |event: &Event| matches!(event, Event::Finished { .. } | Event::Failed { .. } | Event::Stopped { .. });
+            self.events.drain(..).filter(is_end).collect()
+        }
+    }
+
+    #[test]
+    fn a_fresh_process_has_finished_when_it_has_said_so_and_exited_with_0() {
+        let (mut bench, process) = Bench::running(spec(0, false));
+        bench.say(process, Saying::Done(outputs()));
+        assert_eq!(bench.ends(), []);
+        bench.exit(process, 0);
+        assert!(matches!(bench.ends().as_slice(), [Event::Finished { round: 0, .. }]));
+        assert_eq!((bench.state(), bench.state.live()), (ProcessState::Ended, 0));
+    }
+
+    #[test]
+    fn a_session_serves_the_next_round_and_a_dead_one_is_replaced() {
+        let (mut bench, process) = Bench::running(spec(0, true));
+        bench.say(process, Saying::Done(outputs()));
+        assert!(matches!(bench.ends().as_slice(), [Event::Finished { round: 0, .. }]));
+        bench.tell(Input::Run(Box::new(spec(1, true))));
+        assert!(matches!(bench.requests.as_slice(), [edge::Request::NextRound { .. }]));
+        bench.report(Answer::RoundSent { process, result: Ok(()) });
+        bench.say(process, Saying::Done(outputs()));
+        assert!(matches!(bench.ends().as_slice(), [Event::Finished { round: 1, .. }]));
+        bench.exit(process, 1);
+        assert_eq!(bench.ends(), [], "between two rounds its death harms nothing");
+        bench.tell(Input::Run(Box::new(spec(2, true))));
+        assert_ne!(bench.launched(), process);
+    }
+
+    #[test]
+    fn a_session_that_refuses_its_round_is_replaced_by_a_fresh_process() {
+        let (mut bench, process) = Bench::running(spec(0, true));
+        bench.say(process, Saying::Done(outputs()));
+        bench.tell(Input::Run(Box::new(spec(1, true))));
+        bench.report(Answer::RoundSent { process, result: Err("no".into()) });
+        bench.exit(process, 137);
+        let fresh = bench.launched();
+        bench.say(fresh, Saying::Done(outputs()));
+        assert!(matches!(
+            bench.ends().as_slice(),
+            [Event::Finished { round: 0, .. }, Event::Finished { round: 1, .. }]
+        ));
+    }
+
+    #[test]
+    fn a_crash_continues_from_the_newest_checkpoint_and_three_are_too_many() {
+        let (mut bench, mut process) = Bench::running(spec(0, false));
+        for step in [2, 4] {
+            bench.say(process, Saying::Checkpoint { step, directory: PathBuf::from(format!("c{step}")) });
+        }
+        for _ in 0..2 {
+            bench.exit(process, 1);
+            let launch = bench.requests.last().cloned();
+            let Some(edge::Request::Launch { continue_from, .. }) = launch else {
+                panic!("{launch:?}");
+            };
+            assert_eq!(continue_from, Some((4, PathBuf::from("c4"))));
+            process = bench.launched();
+        }
+        bench.exit(process, 1);
+        let ends = bench.ends();
+        let [Event::Failed { kind: FailureKind::Crash, attempts: 3, .. }] = ends.as_slice() else {
+            panic!("{ends:?}");
+        };
+    }
+
+    #[test]
+    fn silence_is_a_hang_and_signs_of_life_are_not() {
+        let (mut bench, process) = Bench::running(spec(0, false));
+        for _ in 0..10 {
+            bench.pass(Duration::from_secs(100));
+            bench.say(process, Saying::Alive);
+        }
+        assert_eq!(bench.signals(), []);
+        bench.pass(Duration::from_secs(121));
+        assert_eq!(bench.signals(), [edge::Signal::Kill]);
+        for _ in 0..2 {
+            let process = bench.state.tasks.values().next().unwrap().process();
+            bench.exit(process, 137);
+            bench.launched();
+            bench.pass(Duration::from_secs(121));
+        }
+        let process = bench.state.tasks.values().next().unwrap().process();
+        bench.exit(process, 137);
+        assert!(matches!(bench.ends().as_slice(), [Event::Failed { kind: FailureKind::Stalled, .. }]));
+    }
+
+    #[test]
+    fn a_stop_gives_grace_and_then_kills() {
+        let (mut bench, process) = Bench::running(spec(0, false));
+        bench.say(process, Saying::Started);
+        bench.tell(Input::Stop { task: task(), mode: StopMode::Checkpoint });
+        assert_eq!(bench.signals(), [edge::Signal::Terminate]);
+        bench.pass(Duration::from_secs(21));
+        assert_eq!(bench.signals(), [edge::Signal::Kill]);
+        bench.exit(process, 137);
+        assert_eq!(bench.ends(), [Event::Stopped { task: task(), preempted: false }]);
+    }
+
+    #[test]
+    fn a_stop_is_answered_even_if_nothing_runs_or_the_host_says_nothing() {
+        let mut bench = Bench::new();
+        bench.tell(Input::Stop { task: task(), mode: StopMode::Kill });
+        assert_eq!(bench.ends().len(), 1);
+        bench.tell(Input::Run(Box::new(spec(0, false))));
+        bench.launched();
+        bench.tell(Input::Stop { task: task(), mode: StopMode::Kill });
+        bench.pass(Duration::from_secs(60));
+        assert_eq!(bench.ends(), [Event::Stopped { task: task(), preempted: false }]);
+    }
+
+    #[test]
+    fn a_stop_while_inputs_are_laid_out_takes_effect_at_the_launch() {
+        let mut bench = Bench::new();
+        bench.tell(Input::Run(Box::new(spec(0, false))));
+        bench.tell(Input::Stop { task: task(), mode: StopMode::Kill });
+        let process = bench.launched();
+        assert_eq!(bench.signals(), [edge::Signal::Kill]);
+        bench.exit(process, 137);
+        assert_eq!(bench.ends().len(), 1);
+    }
+
+    #[test]
+    fn a_process_that_was_forgotten_is_killed_when_it_comes_to_life() {
+        let mut bench = Bench::new();
+        bench.tell(Input::Run(Box::new(spec(0, false))));
+        bench.tell(Input::Forget { task: task() });
+        let Some(edge::Request::Launch { process, .. }) = bench.requests.first().cloned() else {
+            panic!("a launch comes first");
+        };
+        bench.requests.clear();
+        bench.report(Answer::Launched { process, pid: 7 });
+        assert_eq!(bench.signals(), [edge::Signal::Kill]);
+        assert_eq!(bench.events, []);
+    }
+
+    #[test]
+    fn the_same_run_twice_is_one_run_and_another_takes_its_place() {
+        let (mut bench, process) = Bench::running(spec(0, false));
+        bench.tell(Input::Run(Box::new(spec(0, false))));
+        assert_eq!(bench.requests, []);
+        bench.tell(Input::Run(Box::new(RunSpec { generation: 2, ..spec(0, false) })));
+        assert_eq!(bench.signals(), [edge::Signal::Kill]);
+        bench.exit(process, 137);
+        assert_ne!(bench.launched(), process);
+        assert_eq!(bench.ends(), []);
+    }
+
+    #[test]
+    fn a_full_executor_says_so() {
+        let mut bench = Bench::new();
+        bench.state = State::new(Config { max_processes: 1 });
+        bench.tell(Input::Run(Box::new(spec(0, false))));
+        let other = TaskId { slot: 1, ..task() };
+        bench.tell(Input::Run(Box::new(RunSpec { task: other, ..spec(0, false) })));
+        assert!(matches!(bench.ends().as_slice(), [Event::Failed { kind: FailureKind::MissingResource, .. }]));
+    }
+
+    #[test]
+    fn peers_wait_for_a_decision_and_hear_when_none_comes() {
+        let mut state = State::new(Config::default());
+        let peer = PeerId::random();
+        let announcement = Signed {
+            body: vec![],
+            signer: crate::types::NodeKey([0; 32]),
+            signature: crate::types::SignatureBytes([0; 64]),
+        };
+        state.on_request(peer, ResponseToken(1), Request::Offer { announcement, slot: 0 }, NOW);
+        state.on_request(peer, ResponseToken(2), Request::Progress { task: task() }, NOW);
+        assert!(matches!(state.poll_action(), Some(Action::Event(Event::Offered { .. }))));
+        assert!(matches!(state.poll_action(), Some(Action::Event(Event::ControlAsked { .. }))));
+        state.handle(Input::AnswerOffer { token: ResponseToken(1), result: Ok(()) }, NOW);
+        assert!(matches!(state.poll_action(), Some(Action::Respond { response: Response::Accepted, .. })));
+        let at = state.poll_timeout().unwrap();
+        state.on_timeout(at);
+        assert!(matches!(state.poll_action(), Some(Action::Respond { response: Response::Refused { .. }, .. })));
+        assert_eq!(state.poll_timeout(), None);
+    }
+
+    #[test]
+    fn one_peer_can_not_fill_the_queue() {
+        let mut state = State::new(Config::default());
+        let (loud, quiet) = (PeerId::random(), PeerId::random());
+        for token in 0..100 {
+            state.on_request(loud, ResponseToken(token), Request::Progress { task: task() }, NOW);
+        }
+        state.on_request(quiet, ResponseToken(100), Request::Progress { task: task() }, NOW);
+        assert_eq!(state.waiting.len(), MAX_WAITING_OF_ONE_PEER + 1);
+    }
+
+    fn any_answer() -> impl Strategy<Value = Answer> {
+        let process = (0_u64..6).prop_map(ProcessId);
+        (process, 0..9_u8, 0..140_i32).prop_map(|(process, kind, code)| match kind {
+            0 => Answer::Launched { process, pid: 1 },
+            1 => Answer::LaunchFailed { process, kind: FailureKind::Launch, message: String::new() },
+            2 => Answer::RoundSent { process, result: Err(String::new()) },
+            3 => Answer::Said { process, saying: Saying::Started },
+            4 => Answer::Said { process, saying: Saying::Checkpoint { step: 2, directory: PathBuf::new() } },
+            5 => Answer::Said { process, saying: Saying::Done(outputs()) },
+            6 => Answer::Said { process, saying: Saying::Broken { message: String::new() } },
+            _ => {
+                let failure = (code % 7 == 0).then(FailureFile::default);
+                Answer::Exited { process, exit: Box::new(Exit { code: Some(code), failure, ..Exit::default() }) }
+            }
+        })
+    }
+
+    fn any_input() -> impl Strategy<Value = Input> {
+        prop_oneof![
+            (0_u32..3, 1_u32..3, any::<bool>()).prop_map(|(round, generation, session)| {
+                Input::Run(Box::new(RunSpec { generation, ..spec(round, session) }))
+            }),
+            Just(Input::Stop { task: task(), mode: StopMode::Checkpoint }),
+            Just(Input::Stop { task: task(), mode: StopMode::Kill }),
+            Just(Input::CheckpointNow { task: task() }),
+            Just(Input::Forget { task: task() }),
+            any_answer().prop_map(Input::Edge),
+        ]
+    }
+
+    proptest! {
+        /// Whatever the host says in whatever order, nothing hangs: after the largest deadlines no process lives.
+        #[test]
+        fn nothing_hangs(inputs in proptest::collection::vec((any_input(), 0_u64..200), 0..40)) {
+            let mut bench = Bench::new();
+            for (input, seconds) in inputs {
+                bench.tell(input);
+                bench.pass(Duration::from_secs(seconds));
+            }
+            // Three attempts, each laid out and launched by nobody, then an idle session at most.
+            bench.pass(Duration::from_secs(3600));
+            prop_assert_eq!(bench.state.live(), 0);
+            prop_assert_eq!(bench.state.poll_timeout(), None);
+        }
     }
 }

@@ -151,6 +151,14 @@ impl Spec {
     }
 }
 
+/// This executable as the launcher: its path, and its first argument.
+///
+/// # Errors
+/// If the path can't be found out.
+pub fn of_this_executable() -> io::Result<Vec<PathBuf>> {
+    Ok(vec![std::env::current_exe()?, COMMAND.into()])
+}
+
 /// The arguments, after [`COMMAND`], that start the chain for the specification at `path`.
 #[must_use]
 pub fn arguments(path: &Path) -> [OsString; 2] {
