@@ -19,6 +19,12 @@ pub fn now() -> Time {
     *wall + start.elapsed()
 }
 
+/// Microseconds since the first call: for measuring short times, of which [`Time`] sees only milliseconds.
+pub fn now_micros() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    u64::try_from(START.get_or_init(Instant::now).elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
 /// The monotonic instant at which [`now`] will be `time`, for timers.
 pub fn instant_at(time: Time) -> Instant {
     Instant::now() + time.since(now())

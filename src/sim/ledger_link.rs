@@ -171,10 +171,10 @@ impl World {
             return self.reach(index, self.now + ASK_AGAIN, Delivery::Changes(changes));
         }
         let mut changes = Changes::clone(&changes);
-        if self.plant == Some(Plant::ForgedHolder) && index == 1 {
+        if self.plant == Some(Plant::ForgedHolder) {
             let me = self.machines[index].keypair.node_key();
-            let held = changes.tasks.iter_mut().filter(|task| task.status == TaskStatus::Assigned && task.id.slot == 0);
-            held.for_each(|task| task.holder = Some(me));
+            let assigned = changes.tasks.iter_mut().filter(|task| task.status == TaskStatus::Assigned);
+            assigned.for_each(|task| task.holder = Some(me));
         }
         self.ledger_event(index, Event::Changes(Box::new(changes)));
     }

@@ -48,7 +48,7 @@ pub enum Plant {
     LostAnswers,
     /// No round can be closed.
     NoClose,
-    /// One node is told that it holds what another holds.
+    /// Nodes are told that they hold what others hold.
     ForgedHolder,
     /// One node combines updates to another model.
     OtherModel,
