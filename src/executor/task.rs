@@ -144,12 +144,12 @@ impl Task {
         }
     }
 
-    /// Kills what lives and removes what it left.
+    /// Kills what lives, and removes what is left of those that are gone. What the present process leaves is removed when
+    /// it is reported as gone, and by then a stray.
     pub(super) fn forget(&mut self, out: &mut Actions) {
         if self.is_live() {
             out.push_back(self.signal(Signal::Kill));
         }
-        self.retired.push((self.spec.round, self.process));
         out.extend(self.retired.drain(..).map(|(_, process)| edge(Request::Forget { process })));
     }
 
@@ -199,7 +199,8 @@ impl Task {
 
     fn on_launched(&mut self, pid: u32, now: Time, out: &mut Actions) {
         if self.state != ProcessState::Fetching {
-            return;
+            // It took so long that the run was given up.
+            return out.push_back(self.signal(Signal::Kill));
         }
         self.set(ProcessState::Starting, Some(now + STALL_LIMIT));
         out.push_back(Action::Event(Event::Started { task: self.spec.task, pid }));

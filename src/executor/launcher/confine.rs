@@ -1,6 +1,6 @@
 //! Third stage: takes away what the script does not need, then becomes the script.
 
-use std::{convert::Infallible, io, os::unix::process::CommandExt, path::Path, process::Command};
+use std::{convert::Infallible, fs, os::unix::process::CommandExt, path::Path, process::Command};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr,
@@ -54,11 +54,13 @@ fn become_script(spec: &Spec) -> Result<Infallible, Error> {
 }
 
 fn limit(limits: &Limits) -> Result<(), Error> {
+    // Outside a user namespace of its own the limit counts all that the operator runs, and the script could start nothing.
+    let processes = if in_own_user_namespace() { limits.processes } else { 0 };
     let wanted = [
         ("address space", Resource::RLIMIT_AS, limits.address_space),
         ("file size", Resource::RLIMIT_FSIZE, limits.file_size),
         ("open files", Resource::RLIMIT_NOFILE, limits.open_files),
-        ("processes", Resource::RLIMIT_NPROC, limits.processes),
+        ("processes", Resource::RLIMIT_NPROC, processes),
     ];
     for (name, resource, value) in wanted.into_iter().filter(|(_, _, value)| *value > 0) {
         lower(resource, value).map_err(|error| Error::Limit(name, error.into()))?;

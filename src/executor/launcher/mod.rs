@@ -1,12 +1,12 @@
 //! Stands between the node and a script: the same executable run again, as `atlas-node __launch`.
 //!
 //! It is a chain of three processes, each a few lines of safe calls, because each thing can be done at one place only:
-//! 1. [`isolate`] makes new user, PID, mount, network, IPC and host-name namespaces, where the host lets it. A new PID
+//! 1. `isolate` makes new user, PID, mount, network, IPC and host-name namespaces, where the host lets it. A new PID
 //!    namespace holds for children alone, hence
-//! 2. [`init`], the first process in it: when it ends, the kernel ends all others. It watches a pipe from the node: a
+//! 2. `init`, the first process in it: when it ends, the kernel ends all others. It watches a pipe from the node: a
 //!    byte is an order, end of file means that the node is gone, even by `kill -9`. It reaps orphans. Where there is no
 //!    PID namespace it is the reaper of all descendants and kills them one by one.
-//! 3. [`confine`] sets resource limits, drops capabilities, restricts files and TCP with Landlock, and becomes the
+//! 3. `confine` sets resource limits, drops capabilities, restricts files and TCP with Landlock, and becomes the
 //!    script by `exec`.
 //!
 //! The first two hold no rights that the script could use: they read one file that the script can't write, and talk to

@@ -36,15 +36,17 @@ pub fn protections(launcher: &[PathBuf]) -> io::Result<Vec<Protection>> {
 
 /// Prints what [`protections`] reads.
 pub(super) fn probe() -> u8 {
-    let root = confine::is_root().unwrap_or(false);
+    // Before namespaces are tried: inside one, everybody is root.
+    let root = nix::unistd::geteuid().is_root();
     let mut all = namespaces();
+    let user_namespace = all.first().is_some_and(|first| first.active);
     let dropped = confine::drop_capabilities();
     all.push(found("capabilities", dropped, "scripts hold none", "they could not be dropped"));
     all.push(found(
         "process limit",
-        !root,
+        !root && user_namespace,
         "RLIMIT_NPROC bounds a fork bomb",
-        "RLIMIT_NPROC does not bind root; run the node as another user",
+        "RLIMIT_NPROC does not bind root, and needs a user namespace; run the node as another user",
     ));
     all.push(landlock());
     all.push(found("resource limits", true, "memory, file size, open files", ""));
