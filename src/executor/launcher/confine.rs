@@ -8,8 +8,7 @@ use landlock::{
 };
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, disable_transparent_huge_pages, remove_capability_from_bounding_set,
-    set_capabilities, set_no_new_privs,
+    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
 use super::{Error, Limits, Spec};
@@ -42,8 +41,6 @@ pub(super) fn run(spec: &Spec) -> Result<u8, Error> {
     // Both are best effort: `protections` says what a host lacks.
     let _ = set_no_new_privs(true);
     let _ = restrict_files(spec);
-    // The node does without large pages, and its children inherit that; arrays of scripts gain from them.
-    let _ = disable_transparent_huge_pages(false);
     become_script(spec).map(|never| match never {})
 }
 
@@ -108,7 +105,8 @@ pub(super) fn restrict<'a>(
         .restrict_self()
 }
 
-/// For [`super::protections()`]: whether a limit on processes binds this user.
-pub(super) fn is_root() -> io::Result<bool> {
-    Ok(nix::unistd::geteuid().is_root())
+/// Whether this is a namespace that `isolate` made: it maps one user. The host's own maps all 2^32.
+fn in_own_user_namespace() -> bool {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_whitespace().nth(2) == Some("1")
 }
