@@ -439,7 +439,7 @@ mod tests {
             None => None,
             other => panic!("{other:?}"),
         };
-        std::iter::from_fn(next).filter(|event| !matches!(event, Event::Served { .. })).collect()
+        std::iter::from_fn(next).collect()
     }
 
     fn started(state: &mut State) -> WorkerId {
