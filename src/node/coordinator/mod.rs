@@ -287,6 +287,8 @@ struct LedgerState {
     /// The way to it leads through a peer.
     through_peer: bool,
     reason: Option<String>,
+    /// It was read to its end at least once; that end may be empty.
+    read: bool,
     /// A registration is on its way.
     registering: bool,
     /// Transactions on their way.

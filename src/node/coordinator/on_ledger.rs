@@ -64,6 +64,7 @@ impl Coordinator {
         let complete = !changes.more;
         let state = self.ledgers.entry(ledger.to_owned()).or_default();
         state.changed_at = self.now;
+        state.read |= complete;
         let touched = state.view.apply(changes);
         self.notify_touched(ledger, &touched);
         if !touched.statuses.is_empty() {
