@@ -4,8 +4,8 @@
  */
 import { gossipsub } from '@libp2p/gossipsub'
 import {
-  bool, cid, decodeCbor, digest, encodeCbor, jobId, list, nodeKey, open, optional, record, sha256, sign,
-  signed, taskId, text, time, u32, u64, word
+  WireError, bool, cid, decodeCbor, encodeCbor, jobId, list, nodeKey, open, optional, record, sha256, sign, signed, taskId,
+  text, time, u32, u64, word
 } from './wire.js'
 
 /** Longest body of a signed object in bytes. */
@@ -54,7 +54,7 @@ function orZero (of) {
   return (value, at) => of(value ?? 0, at)
 }
 
-/** `settle`d where `ledger` says; a hint, never the truth. */
+/** A hint, never the truth: what counts stands on the ledger. */
 export const ANNOUNCEMENT = {
   topic: '/atlas/jobs/new',
   domain: 'atlas/announcement/v1',
@@ -89,7 +89,7 @@ export const ROLLBACK = {
     const rollback = readRollback(value, at)
     const task = Buffer.from(rollback.task_id)
     const isOfTask = task.subarray(0, 32).equals(rollback.job_id) && task.readUInt32BE(32) === rollback.shard_id
-    if (!isOfTask) throw new Error(`${at}: job_id and shard_id are not the task's`)
+    if (!isOfTask) throw new WireError(`${at}: job_id and shard_id are not the task's`)
     return rollback
   }
 }

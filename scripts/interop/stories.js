@@ -33,7 +33,7 @@ const KINDS = {
  * @property {import('@libp2p/interface').PeerId} remote the node it joined
  * @property {import('@libp2p/interface').IdentifyResult} identified what that node said of itself
  * @property {AbortSignal} signal the end of the story's time
- * @property {() => void} ready tells whoever started the story to go on with its part
+ * @property {(...words: unknown[]) => void} ready tells whoever started the story to do its part, and what it needs for it
  * @property {Record<string, string>} options from the command line
  */
 
@@ -58,7 +58,7 @@ async function identify ({ peer, remote, identified }) {
 async function beat ({ peer, remote, signal, ready }) {
   const answer = await peer.health.beatTo(remote)
   expect(answer.is === 'Noted', `a first beat is noted, not ${answer.is}`)
-  ready()
+  ready(peer.libp2p.peerId)
 
   const heard = await until('the node beats to this one', signal, () => peer.health.heard.get(remote.toString()))
   const probe = await peer.health.ask(remote, 'Probe')

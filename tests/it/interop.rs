@@ -38,6 +38,15 @@ const NOWHERE: &str = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvy
 
 // --- the foreign peer -------------------------------------------------------------------------------------------------
 
+/// Node.js, and the directory of the foreign peer.
+fn installed() -> (PathBuf, PathBuf) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (node, interop) = (root.join(".tools/bin/node"), root.join("scripts/interop"));
+    let installed = node.exists() && interop.join("node_modules/.lock.sha256").exists();
+    assert!(installed, "the foreign peer is not installed: run scripts/setup --dev");
+    (node, interop)
+}
+
 /// One story under way.
 struct Story {
     child: Child,
@@ -48,10 +57,7 @@ struct Story {
 impl Story {
     /// Starts the foreign peer, which joins the mesh at `address` and begins.
     fn begin(name: &str, address: &str, arguments: &[&str]) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let (node, interop) = (root.join(".tools/bin/node"), root.join("scripts/interop"));
-        let installed = node.exists() && interop.join("node_modules/.lock.sha256").exists();
-        assert!(installed, "the foreign peer is not installed: run scripts/setup --dev");
+        let (node, interop) = installed();
         let mut child = Command::new(node)
             .arg(interop.join("main.js"))
             .args([name, "--peer", address, "--timeout", &STORY.as_secs().to_string()])
@@ -160,11 +166,14 @@ impl Meeting {
     async fn beats(&self) {
         let mut events = self.host().events().await;
         let mut story = self.begin("beat", &[]);
-        story.ready().await;
-        let peers = self.host().client().peers().await.unwrap();
-        let [peer] = &peers[..] else { panic!("one peer is connected: {peers:?}") };
+        let name = story.ready().await;
+        let client = self.host().client();
+        let peer = until("the node knows who joined it", START, async || {
+            let peers = client.peers().await.unwrap();
+            peers.into_iter().find(|peer| peer.peer_id == name && peer.agent.is_some())
+        })
+        .await;
         assert_eq!((peer.agent.as_deref(), &*peer.direction), (Some("atlas-interop/1.0.0"), "inbound"));
-        let name = peer.peer_id.clone();
 
         let told = story.verified().await;
         assert_eq!(told["peer_id"], name);
@@ -270,6 +279,14 @@ async fn a_foreign_peer_gives_and_takes_in_a_private_network_and_strangers_stay_
     }
 }
 
+#[tokio::test]
+async fn a_foreign_peer_refuses_what_no_node_sends() {
+    let (node, interop) = installed();
+    let output = Command::new(node).args(["--test", "--test-reporter=tap"]).arg(interop.join("test.js")).output();
+    let output = tokio::time::timeout(STORY, output).await.expect("its tests end in time").unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 // --- a mesh -----------------------------------------------------------------------------------------------------------
 
 #[tokio::test(flavor = "multi_thread")]
@@ -303,9 +320,9 @@ async fn a_foreign_peer_hears_of_a_job_of_who_took_it_and_of_what_went_back() {
         assert!(heard("assignment-notice").iter().all(|notice| is_of_job(&notice["task"])), "{told:#}");
         let rollback = &heard("rollback")[0];
         assert!(is_of_job(&rollback["task_id"]), "{rollback:#}");
-        let task = before.tasks.iter().find(|task| rollback["shard_id"] == task.shard_id.0).unwrap();
+        let task = before.tasks.iter().find(|task| rollback["shard_id"] == task.shard_id).unwrap();
         assert!(held(&task), "what the leaver held went back, not {task:?}");
-        assert_eq!(rollback["void_generation"], task.generation.0);
+        assert_eq!(rollback["void_generation"], task.generation);
         let goodbye = |change: &Value| change["observer"] == key(leaver) && change["status"] == "offline";
         assert!(heard("status-change").iter().any(goodbye), "{told:#}");
     }
