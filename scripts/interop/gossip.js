@@ -17,6 +17,9 @@ export const MAX_AGE = 300_000
 
 const CHECKPOINT = record({ cid, round: u32, step: u32 })
 
+/** A number of which absence means none. */
+const orZero = of => (value, at) => of(value ?? 0, at)
+
 /** protocols/job.md */
 const JOB = record({
   name: text,
@@ -50,10 +53,6 @@ const JOB = record({
   session: bool
 })
 
-function orZero (of) {
-  return (value, at) => of(value ?? 0, at)
-}
-
 /** A hint, never the truth: what counts stands on the ledger. */
 export const ANNOUNCEMENT = {
   topic: '/atlas/jobs/new',
@@ -80,21 +79,7 @@ export const ASSIGNMENT_NOTICE = {
   reader: record({ ledger: text, task: taskId, generation: u32, node: nodeKey, timestamp: time })
 }
 
-export const ROLLBACK = {
-  topic: '/atlas/recovery/rollback',
-  domain: 'atlas/rollback/v1',
-  limit: MAX_BODY,
-  by: 'node_id',
-  reader: (value, at) => {
-    const rollback = readRollback(value, at)
-    const task = Buffer.from(rollback.task_id)
-    const isOfTask = task.subarray(0, 32).equals(rollback.job_id) && task.readUInt32BE(32) === rollback.shard_id
-    if (!isOfTask) throw new WireError(`${at}: job_id and shard_id are not the task's`)
-    return rollback
-  }
-}
-
-const readRollback = record({
+const ROLLBACK_FIELDS = record({
   event_type: word('task_rollback'),
   ledger: text,
   task_id: taskId,
@@ -105,6 +90,21 @@ const readRollback = record({
   checkpoint: optional(CHECKPOINT),
   timestamp: time
 })
+
+/** Its job and slot stand beside the task's id and must be the task's. */
+export const ROLLBACK = {
+  topic: '/atlas/recovery/rollback',
+  domain: 'atlas/rollback/v1',
+  limit: MAX_BODY,
+  by: 'node_id',
+  reader: (value, at) => {
+    const rollback = ROLLBACK_FIELDS(value, at)
+    const task = Buffer.from(rollback.task_id)
+    const isOfTask = task.subarray(0, 32).equals(rollback.job_id) && task.readUInt32BE(32) === rollback.shard_id
+    if (!isOfTask) throw new WireError(`${at}: job_id and shard_id are not the task's`)
+    return rollback
+  }
+}
 
 export const STATUS_CHANGE = {
   topic: '/atlas/heartbeat',

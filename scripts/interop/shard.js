@@ -217,6 +217,22 @@ export class Shards {
     return decodeAnswer(await ask(this.#libp2p, peer, PROTOCOL, encodeRequest(request)))
   }
 
+  /** Asks, and takes one kind of answer alone. */
+  async #askFor (is, peer, request) {
+    const answer = await this.ask(peer, request)
+    if (answer.is !== is) throw new Error(`the peer answered: ${answer.reason ?? answer.is}`)
+    return answer
+  }
+
+  /** Whether a peer has every block of a list. */
+  async hasAll (peer, cids) {
+    for (let start = 0; start < cids.length; start += MAX_HAVE) {
+      const { has } = await this.#askFor('have', peer, { is: 'have', cids: cids.slice(start, start + MAX_HAVE) })
+      if (!has.every(Boolean)) return false
+    }
+    return true
+  }
+
   /**
    * Fetches a whole DAG from one peer. What comes is checked by {@link readDag}.
    *
@@ -232,12 +248,11 @@ export class Shards {
     const blocks = []
     while (blocks.length < cids.length) {
       const asked = cids.slice(blocks.length, blocks.length + MAX_GET)
-      const answer = await this.ask(peer, { is: 'get', budget: MAX_BLOCKS, cids: asked })
-      if (answer.is !== 'blocks') throw new Error(`the peer answered: ${answer.reason ?? answer.is}`)
-      if (answer.found.length !== asked.length) throw new WireError('one state for each CID is needed')
-      const present = answer.found.findIndex(({ state }) => state !== 'present')
-      const got = answer.found.slice(0, present === -1 ? undefined : present)
-      if (got.length === 0) throw new Error(`${asked[0]}: ${answer.found[0].state} at the peer`)
+      const { found } = await this.#askFor('blocks', peer, { is: 'get', budget: MAX_BLOCKS, cids: asked })
+      if (found.length !== asked.length) throw new WireError('one state for each CID is needed')
+      const absent = found.findIndex(({ state }) => state !== 'present')
+      const got = found.slice(0, absent === -1 ? undefined : absent)
+      if (got.length === 0) throw new Error(`${asked[0]}: ${found[0].state} at the peer`)
       blocks.push(...got.map(({ block }) => block))
     }
     return blocks

@@ -115,10 +115,7 @@ async function offer ({ peer, remote, signal, ready, options }) {
 
   // A node has its root before it has the rest, so it is asked for each block.
   const cids = [...dag.blocks.keys()].map(text => CID.parse(text))
-  await until('the node has every block', signal, async () => {
-    const answer = await peer.shards.ask(remote, { is: 'have', cids: cids.slice(0, shard.MAX_HAVE) })
-    return answer.has.every(Boolean) || undefined
-  })
+  await until('the node has every block', signal, async () => await peer.shards.hasAll(remote, cids) || undefined)
   expect(peer.shards.given.size === dag.blocks.size, 'it took every block from here')
   return { cid: dag.root, size: dag.size, blocks: dag.blocks.size }
 }
