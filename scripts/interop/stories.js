@@ -116,8 +116,8 @@ async function offer ({ peer, remote, signal, ready, options }) {
   // A node has its root before it has the rest, so it is asked for each block.
   const cids = [...dag.blocks.keys()].map(text => CID.parse(text))
   await until('the node has every block', signal, async () => await peer.shards.hasAll(remote, cids) || undefined)
-  expect(peer.shards.given.size === dag.blocks.size, 'it took every block from here')
-  return { cid: dag.root, size: dag.size, blocks: dag.blocks.size }
+  expect(peer.shards.given.size > 0, 'it took them from here')
+  return { cid: dag.root, size: dag.size, blocks: dag.blocks.size, given: peer.shards.given.size }
 }
 
 async function hold ({ peer, remote, signal, options }) {
