@@ -4,3 +4,4 @@
 mod architecture;
 mod e2e;
 mod executor;
+mod interop;
