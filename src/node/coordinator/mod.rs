@@ -283,8 +283,6 @@ pub enum Output {
 struct LedgerState {
     view: View,
     connected: bool,
-    /// Since when it answers.
-    connected_at: Time,
     endpoint: Option<String>,
     /// The way to it leads through a peer.
     through_peer: bool,
@@ -447,7 +445,6 @@ impl Coordinator {
         if self.now.since(self.last_tick) >= TICK {
             self.last_tick = self.now;
             self.reconcile_all();
-            self.register_on_new_ledgers();
             self.close_finished_ledgers();
             self.tend_submissions();
             self.tend_shutdown();
