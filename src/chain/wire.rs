@@ -29,6 +29,10 @@ pub struct Transaction {
 impl SignedObject for Transaction {
     const DOMAIN: &'static str = "atlas/transaction/v1";
     const LIMIT: usize = MAX_TRANSACTION;
+
+    fn speaker(&self) -> Option<NodeKey> {
+        None
+    }
 }
 
 /// What a transaction does. The creator (signer) is not repeated inside.
