@@ -9,7 +9,7 @@ use atlas_node::{
     store::Files as _,
     tensor::{Tensors, root, update},
     types::{
-        AssignmentId, CheckpointRef, ContentId, Digest, JobId, NodeKey, RoundOutcome, TaskId, UpdateCodec, rendezvous,
+        AssignmentId, ContentId, Digest, JobId, NodeKey, RoundOutcome, TaskId, UpdateCodec, rendezvous,
     },
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -31,6 +31,7 @@ pub(crate) fn run(function: &str, input: &Value) -> Value {
             let AssignmentInput { task, round, generation, lease } = read(input);
             json!(AssignmentId::derive(&task, round, generation, &lease))
         }
+        "message-id" => json!(Digest::of(&bytes(&input["data"]))),
         "topic" => json!(gossip::updates_topic(&read(&input["job"]))),
         "seed" => {
             let SeedInput { seed, slot, cursor } = read(input);
@@ -212,9 +213,4 @@ fn proof_holds(input: ProofInput) -> Value {
     let key: Key = codec::decode(&hex::decode(input.key).unwrap(), 1024).unwrap();
     let proof: Proof = codec::decode(&hex::decode(input.proof).unwrap(), 1 << 20).unwrap();
     json!(proof.verify(input.app_hash, &key))
-}
-
-/// Used by samples that name a checkpoint.
-pub(crate) fn reference(cid: ContentId, round: u32, step: u32) -> CheckpointRef {
-    CheckpointRef { cid, round, step }
 }

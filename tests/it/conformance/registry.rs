@@ -11,7 +11,8 @@ use atlas_node::{
     protocol::{Message, State},
     shard,
     types::{
-        Attestation, Beat, CheckpointManifest, JobId, NodeKey, Receipt, RoundOutcome, RoundVote, SignedObject, TaskId,
+        Attestation, Beat, CheckpointManifest, JobId, JobSpec, NodeKey, Receipt, RoundOutcome, RoundVote, ShardSpec,
+        SignedObject, TaskId,
     },
 };
 
@@ -137,6 +138,8 @@ fn signed_objects() -> Vec<WireType> {
 fn ledger_values() -> Vec<WireType> {
     vec![
         plain("round-outcome", "round-outcome", decode::plain::<RoundOutcome>),
+        plain("job-spec", "job", decode::plain::<JobSpec>),
+        plain("shard", "job", decode::plain::<ShardSpec>),
         plain("account-record", "ledger-query", decode::plain::<records::Account>),
         plain("node-record", "ledger-query", decode::plain::<records::Node>),
         plain("job-record", "ledger-query", decode::plain::<records::Job>),
