@@ -11,6 +11,8 @@ use crate::types::{
 
 /// The longest transaction in bytes: 1,000 signed beats of about 250 bytes, or a job of 1,000 shards.
 pub const MAX_TRANSACTION: usize = 512 * 1024;
+/// What the status of an embedded ledger calls itself: one key signs its blocks, its host's.
+pub const EMBEDDED_MONIKER: &str = "atlas-embedded";
 /// The most beats one transaction carries (targets.md).
 pub const MAX_BEATS: usize = 1_000;
 
@@ -22,8 +24,17 @@ pub struct Transaction {
     /// The creator's next nonce: 0 for its first transaction, then one more each time. A transaction that is
     /// included but fails still uses its nonce.
     pub nonce: u64,
+    /// How often this message was signed anew. The bytes of one that was included out of turn are spent: without another
+    /// number the message could not be told from it when its nonce comes again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u32,
     /// What to do.
     pub message: Message,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl SignedObject for Transaction {

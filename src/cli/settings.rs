@@ -41,6 +41,9 @@ pub(super) struct Settings {
     /// The chain that is meant. Default: atlas-chain
     #[arg(long, value_name = "ID")]
     chain_id: Option<String>,
+    /// Peer that hosts the ledger, asked directly when no --chain-rpc answers. Default: the first that answered
+    #[arg(long, value_name = "PEER_ID")]
+    ledger_host: Option<String>,
     /// File with the key of a private network.
     #[arg(long, value_name = "FILE")]
     swarm_key: Option<String>,
@@ -115,6 +118,7 @@ impl Settings {
             ("network.upnp", switch(self.upnp, self.no_upnp)),
             ("ledger.mode", text(&self.ledger)),
             ("ledger.chain_id", text(&self.chain_id)),
+            ("ledger.host", text(&self.ledger_host)),
             ("resources.gpu_enabled", switch(false, self.no_gpu)),
             ("resources.cpu_cores", number(self.cpu_cores)),
             ("resources.memory_gb", number(self.memory_gb)),

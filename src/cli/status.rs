@@ -75,6 +75,9 @@ pub(super) fn ledger(ledger: &LedgerStatus) -> String {
 
 fn ipfs(status: &Status) -> String {
     let ipfs = &status.ipfs;
+    if ipfs.endpoint.is_empty() {
+        return "none configured: what is to be pinned stays here alone (--ipfs-api)".to_owned();
+    }
     match (ipfs.answers, &ipfs.reason) {
         (true, _) => format!("{} answers, {} waiting to be pinned", ipfs.endpoint, ipfs.queued),
         (false, Some(reason)) => format!("{} does not answer ({reason}), {} waiting", ipfs.endpoint, ipfs.queued),

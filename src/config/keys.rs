@@ -96,6 +96,7 @@ pub const KEYS: &[Key] = &[
     key("network.max_connections", Kind::Integer, "512", "", "", "Connections at once."),
     key("ledger.mode", Kind::Text, "'rpc'", "", "--ledger", "`rpc` to reach a ledger, `embedded` to carry one in this process."),
     key("ledger.chain_id", Kind::Text, "'atlas-chain'", "", "--chain-id", "The chain that is meant; any other is refused."),
+    key("ledger.host", Kind::Text, "", "", "--ledger-host", "Peer id of the node that hosts the ledger; asked directly when no `--chain-rpc` answers. The first that answers is remembered."),
     key("ledger.faucet_per_account", Kind::Integer, "1000000000000", "", "", "An embedded ledger credits this to each account that registers."),
     key("ledgers.accept", Kind::List, "['*']", "", "", "Chain ids whose jobs this node works for; `*` for all."),
     key("executor.python", Kind::Text, "", "", "--python", "The interpreter; otherwise `python3` or `python` on the path."),

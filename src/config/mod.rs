@@ -66,6 +66,8 @@ pub struct Ledger {
     pub rpc: Vec<String>,
     /// The chain id; any other chain is refused.
     pub chain_id: String,
+    /// The peer that hosts it, if the operator says; otherwise the first that answers is remembered.
+    pub host: Option<PeerId>,
     /// Chain ids whose jobs this node works for; `*` for all.
     pub accept: Vec<String>,
     /// What an embedded ledger credits to each account that registers, in the smallest unit.

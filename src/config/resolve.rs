@@ -84,6 +84,7 @@ impl Layers {
             mode,
             rpc,
             chain_id,
+            host: self.parsed("ledger.host", "is no peer id, such as 12D3KooW…")?,
             accept: self.list("ledgers.accept").map(str::to_owned).collect(),
             faucet_per_account: self.integer("ledger.faucet_per_account"),
         })

@@ -5,6 +5,7 @@ use std::{fs, io, path::Path};
 use serde::Deserialize;
 
 use super::Mode;
+use crate::types::OutputKind;
 
 /// The manifest's name inside the bundle.
 pub const MANIFEST: &str = "atlas.toml";
@@ -75,6 +76,10 @@ pub struct Python {
     pub requires: String,
     /// Locked packages, for example `numpy==2.4.6`.
     pub packages: Vec<String>,
+    /// A directory of the bundle with installed packages (`pip install --target`), which the script can import.
+    pub site_packages: Option<String>,
+    /// An interpreter inside the bundle, which runs it in place of the node's.
+    pub interpreter: Option<String>,
 }
 
 /// What a bundle reads.
@@ -104,6 +109,9 @@ pub struct Check {
     /// The content of `job.json`.
     #[serde(default)]
     pub config: toml::Table,
+    /// What its jobs ask for: a model, or a gradient.
+    #[serde(default = "model")]
+    pub output: OutputKind,
     /// Steps of a round; at least 4.
     #[serde(default = "eight")]
     pub steps: u32,
@@ -114,6 +122,10 @@ pub struct Check {
 
 fn only_train() -> Vec<Mode> {
     vec![Mode::Train]
+}
+
+fn model() -> OutputKind {
+    OutputKind::Model
 }
 
 fn eight() -> u32 {
@@ -131,11 +143,16 @@ impl Bundle {
             return Err(Error::TooLong);
         }
         let bundle = Self::parse(&fs::read_to_string(&path).map_err(Error::Read)?)?;
-        let script = directory.join(bundle.script());
-        if !script.is_file() {
-            return Err(Error::Value(format!("`entry` names `{}`, which is not in the bundle", bundle.script())));
+        let missing =
+            |key, name: &str| Err(Error::Value(format!("`{key}` names `{name}`, which is not in the bundle")));
+        if !directory.join(bundle.script()).is_file() {
+            return missing("entry", bundle.script());
         }
-        Ok(bundle)
+        match (&bundle.python.interpreter, &bundle.python.site_packages) {
+            (Some(name), _) if !directory.join(name).is_file() => missing("python.interpreter", name),
+            (_, Some(name)) if !directory.join(name).is_dir() => missing("python.site_packages", name),
+            _ => Ok(bundle),
+        }
     }
 
     /// Reads and checks a manifest.
@@ -152,6 +169,10 @@ impl Bundle {
         }
         if !stays_inside(bundle.script()) {
             return Err(Error::Value("`entry` must name a file inside the bundle, without `..`".to_owned()));
+        }
+        let own = [&bundle.python.interpreter, &bundle.python.site_packages];
+        if own.into_iter().flatten().any(|path| !stays_inside(path)) {
+            return Err(Error::Value("paths in `python` must stay inside the bundle, without `..`".to_owned()));
         }
         if bundle.entry.iter().any(|argument| argument.contains('\0')) {
             return Err(Error::Value("`entry` holds a NUL character".to_owned()));
@@ -189,6 +210,19 @@ mod tests {
         for entry in ["['../train.py']", "['/train.py']", "[]", "['']", "['a/../../b']", "[\"a\\u0000\"]"] {
             assert!(Bundle::parse(&format!("{GOOD}entry = {entry}")).is_err(), "{entry}");
         }
+    }
+
+    #[test]
+    fn its_own_python_must_be_inside_the_bundle() {
+        let with = |python: &str| Bundle::parse(&format!("{GOOD}entry = ['t.py']\n[python]\n{python}"));
+        assert_eq!(with("site_packages = 'vendor'").unwrap().python.site_packages.as_deref(), Some("vendor"));
+        assert!(with("interpreter = '/usr/bin/python3'").is_err());
+        assert!(with("site_packages = '../vendor'").is_err());
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("t.py"), "").unwrap();
+        let manifest = format!("{GOOD}entry = ['t.py']\n[python]\ninterpreter = 'python/bin/python3'");
+        fs::write(directory.path().join(MANIFEST), manifest).unwrap();
+        assert!(Bundle::read(directory.path()).unwrap_err().to_string().contains("python.interpreter"));
     }
 
     #[test]

@@ -165,6 +165,7 @@ impl Bench {
             seed: Digest::of(b"atlas-node script check"),
             stop_step: job.steps.max(4),
             checkpoint_every: job.steps.max(4) / 2,
+            output: job.output,
             session: false,
             resources: Resources::default(),
             attempt: 0,

@@ -31,6 +31,9 @@ pub(super) fn base(around: &Surroundings<'_>, mode: Mode) -> Environment {
     // Bytecode beside the sources would be refused, and tried again at each start.
     set("PYTHONDONTWRITEBYTECODE", "1".to_owned());
     set("PYTHONUNBUFFERED", "1".to_owned());
+    if let Some(packages) = &around.interpreter.site_packages {
+        set("PYTHONPATH", text(packages));
+    }
     set("ATLAS_CONTRACT", "1".to_owned());
     set("ATLAS_MODE", mode.as_str().to_owned());
     set("ATLAS_JOB_FILE", format!("{work}/job.json"));

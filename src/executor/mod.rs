@@ -37,6 +37,7 @@ pub mod edge;
 mod environment;
 mod events;
 mod exit;
+mod gradient;
 pub mod inference;
 mod interface;
 pub mod launcher;

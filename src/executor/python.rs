@@ -10,6 +10,8 @@ use std::{
 
 use serde::Deserialize;
 
+use super::{bundle::Bundle, work_dir::WorkDir};
+
 /// Prints what is asked, as one line of JSON. `-I` keeps the environment and the current directory out.
 const QUESTION: &str = r"
 import json, os, sys
@@ -38,6 +40,8 @@ pub(super) struct Interpreter {
     pub(super) roots: BTreeSet<PathBuf>,
     /// The value of `NPY_DISABLE_CPU_FEATURES`: numpy's AVX-512 groups. Without it `np.exp` differs between machines.
     pub(super) disabled_features: String,
+    /// Packages that a bundle brings.
+    pub(super) site_packages: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +66,21 @@ impl Interpreter {
         }
     }
 
+    /// What runs a bundle that lies in `work`: this interpreter, or the bundle's own, with the packages that it brings. A
+    /// bundle's interpreter is a stranger's program: it is asked nothing here, and runs in the sandbox alone.
+    ///
+    /// # Errors
+    /// If the bundle's interpreter can't be made executable.
+    pub(super) fn of_bundle(&self, bundle: &Bundle, work: &WorkDir) -> io::Result<Self> {
+        let mut own = self.clone();
+        if let Some(name) = &bundle.python.interpreter {
+            own.executable = work.make_executable(name)?;
+            own.version = String::new();
+        }
+        own.site_packages = bundle.python.site_packages.as_ref().map(|name| work.bundle().join(name));
+        Ok(own)
+    }
+
     fn ask(path: &Path) -> io::Result<Self> {
         let output = Command::new(path).args(["-I", "-B", "-c", QUESTION]).stdin(Stdio::null()).output()?;
         let refuse = |why: String| io::Error::other(format!("`{}` is no usable Python: {why}", path.display()));
@@ -76,6 +95,7 @@ impl Interpreter {
             version: answer.version,
             roots: answer.roots.into_iter().filter(|root| root.as_path() != Path::new("/")).collect(),
             disabled_features: disabled.join(" "),
+            site_packages: None,
         })
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{ContentId, Digest, Generation, Resources, Round, Step, TaskId};
+use crate::types::{ContentId, Digest, Generation, OutputKind, Resources, Round, Step, TaskId};
 
 /// Silence of a script beyond this is a hang (script contract, "Events").
 pub(super) const STALL_LIMIT: Duration = Duration::from_secs(120);
@@ -88,6 +88,8 @@ pub struct RunSpec {
     pub stop_step: Step,
     /// Steps between checkpoints; 0 for none.
     pub checkpoint_every: Step,
+    /// What the script leaves in `out/`.
+    pub output: OutputKind,
     /// Whether the process stays for the next round.
     pub session: bool,
     /// What was booked for it, and therefore its limits.

@@ -427,6 +427,7 @@ mod tests {
             seed: Digest([0; 32]),
             stop_step: 10,
             checkpoint_every: 2,
+            output: crate::types::OutputKind::Model,
             session,
             resources: Resources::default(),
             attempt: 0,

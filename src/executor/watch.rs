@@ -19,6 +19,7 @@ use super::{
     environment::{self, Surroundings},
     events::{self, ScriptEvent, Tail},
     process::{self, Launch, LaunchError, Script},
+    python::Interpreter,
     session,
     usage::{self, Usage},
     work_dir::{Round, WorkDir},
@@ -76,6 +77,7 @@ pub(super) async fn run(shared: Arc<Shared>, task: Task, reporter: Reporter) {
 struct Prepared {
     work: WorkDir,
     bundle: Bundle,
+    interpreter: Interpreter,
     socket: PathBuf,
     round: Round,
     launch: Launch,
@@ -92,12 +94,13 @@ fn prepare(
     let interpreter = shared.interpreter().map_err(LaunchError::Python)?;
     let work = WorkDir::create(directory, &spec.bundle, files).map_err(host("the bundle can't be laid out"))?;
     let bundle = Bundle::read(&work.bundle())?;
+    let interpreter = interpreter.of_bundle(&bundle, &work).map_err(LaunchError::Python)?;
     let round = work.lay_out(0, spec, continue_from, files).map_err(host("its inputs can't be laid out"))?;
     let sockets = shared.root.sockets_of(directory).map_err(host("its socket's directory can't be made"))?;
     let socket = sockets.join(process::SOCKET);
     let around = Surroundings {
         bundle: &bundle,
-        interpreter,
+        interpreter: &interpreter,
         work_dir: &round.directory,
         socket: &socket,
         resume: round.resume.as_ref().map(|(step, path)| (*step, path.as_path())),
@@ -107,7 +110,7 @@ fn prepare(
     let path = work.path().join("launch.json");
     specification.write(&path).map_err(host("its launch file can't be written"))?;
     let launch = Launch { spec: path, log: shared.root.log_of(&spec.task) };
-    Ok(Prepared { work, bundle, socket, round, launch })
+    Ok(Prepared { work, bundle, interpreter, socket, round, launch })
 }
 
 /// Watches one process through all its rounds.
@@ -116,6 +119,7 @@ struct Watcher {
     reporter: Reporter,
     work: Arc<WorkDir>,
     bundle: Bundle,
+    interpreter: Interpreter,
     socket: PathBuf,
     script: Script,
     spec: RunSpec,
@@ -155,9 +159,10 @@ impl Run {
 
 impl Watcher {
     fn new(shared: Arc<Shared>, reporter: Reporter, prepared: Prepared, script: Script, spec: RunSpec) -> Self {
-        let Prepared { work, bundle, socket, round, .. } = prepared;
+        let Prepared { work, bundle, interpreter, socket, round, .. } = prepared;
         let run = Run::new(0, round, Duration::ZERO);
-        Self { shared, reporter, work: Arc::new(work), bundle, socket, script, spec, run, killed: None, samples: 0 }
+        let (work, killed, samples) = (Arc::new(work), None, 0);
+        Self { shared, reporter, work, bundle, interpreter, socket, script, spec, run, killed, samples }
     }
 
     async fn watch(mut self, mut inbox: mpsc::Receiver<Order>) {
@@ -214,7 +219,7 @@ impl Watcher {
         };
         let around = Surroundings {
             bundle: &self.bundle,
-            interpreter: self.shared.interpreter()?,
+            interpreter: &self.interpreter,
             work_dir: &round.directory,
             socket: &self.socket,
             resume: round.resume.as_ref().map(|(step, path)| (*step, path.as_path())),
@@ -273,6 +278,10 @@ impl Watcher {
     }
 
     async fn on_checkpoint(&mut self, step: Step) {
+        // The round's end is kept from `out/`: two kinds of end would be two states, and two roots.
+        if step >= self.spec.stop_step {
+            return self.reporter.say(Saying::Alive).await;
+        }
         let (work, number) = (Arc::clone(&self.work), self.run.number);
         match blocking(move || work.keep_checkpoint(number, step)).await {
             Ok(directory) => self.reporter.say(Saying::Checkpoint { step, directory }).await,
@@ -288,8 +297,9 @@ impl Watcher {
         }
         self.sample().await;
         self.run.done = true;
-        let (work, number, stop) = (Arc::clone(&self.work), self.run.number, self.spec.stop_step);
-        match blocking(move || work.keep_outputs(number, stop)).await {
+        let (work, number) = (Arc::clone(&self.work), self.run.number);
+        let (stop, kind) = (self.spec.stop_step, self.spec.output);
+        match blocking(move || work.keep_outputs(number, stop, kind)).await {
             Ok((directory, checkpoint)) => {
                 let outputs = Outputs {
                     directory,

@@ -13,10 +13,10 @@ use std::{
 
 use rustix::fs::{CWD, Mode as Permissions, OFlags, ResolveFlags, openat2, renameat};
 
-use super::{FailureFile, RunSpec, edge::ProcessId};
+use super::{FailureFile, RunSpec, edge::ProcessId, gradient};
 use crate::{
     store::Files,
-    types::{Digest, Step, TaskId},
+    types::{Digest, OutputKind, Step, TaskId},
 };
 
 /// A socket's path holds 107 bytes; the names that we add to the directory take 40.
@@ -167,6 +167,13 @@ impl WorkDir {
         Ok(Self { path: path.to_owned() })
     }
 
+    /// Makes a file of the bundle executable: content-addressed files carry no permissions.
+    pub(super) fn make_executable(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.bundle().join(name);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o500))?;
+        Ok(path)
+    }
+
     /// The directory itself.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -272,23 +279,31 @@ impl WorkDir {
         Ok(to)
     }
 
-    /// Takes `out/` out of the script's reach; with a model in it, the end of the round is also laid out as a checkpoint.
-    pub(super) fn keep_outputs(&self, number: u32, stop_step: Step) -> io::Result<(PathBuf, Option<PathBuf>)> {
+    /// Takes `out/` out of the script's reach, and turns a gradient in it into a model; with a model in it, the end of the
+    /// round is also laid out as a checkpoint.
+    pub(super) fn keep_outputs(
+        &self,
+        number: u32,
+        stop_step: Step,
+        kind: OutputKind,
+    ) -> io::Result<(PathBuf, Option<PathBuf>)> {
         let outputs = self.kept(number).join("out");
         self.take(&format!("rounds/{number}"), "out", &outputs)?;
+        if kind == OutputKind::Gradient {
+            let base = self.path.join(format!("inputs/{number}/model.safetensors"));
+            gradient::apply(&base, &outputs).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        }
         if !outputs.join("model.safetensors").is_file() {
             return Ok((outputs, None));
         }
         let checkpoint = self.kept(number).join(format!("step-{stop_step:08}"));
-        if !checkpoint.is_dir() {
-            fs::create_dir(&checkpoint)?;
-            for name in ["model.safetensors", "optim.safetensors"] {
-                if outputs.join(name).is_file() {
-                    link(&outputs.join(name), &checkpoint.join(name))?;
-                }
+        fs::create_dir(&checkpoint)?;
+        for name in ["model.safetensors", "optim.safetensors"] {
+            if outputs.join(name).is_file() {
+                link(&outputs.join(name), &checkpoint.join(name))?;
             }
-            fs::write(checkpoint.join("state.json"), format!("{{\"step\": {stop_step}}}\n"))?;
         }
+        fs::write(checkpoint.join("state.json"), format!("{{\"step\": {stop_step}}}\n"))?;
         Ok((outputs, Some(checkpoint)))
     }
 
@@ -468,7 +483,7 @@ mod tests {
         let (_root, work) = work_dir();
         let (round, _events) = work.lay_out_round(0).unwrap();
         fs::write(round.join("out/model.safetensors"), "m").unwrap();
-        let (outputs, checkpoint) = work.keep_outputs(0, 9).unwrap();
+        let (outputs, checkpoint) = work.keep_outputs(0, 9, OutputKind::Model).unwrap();
         assert!(outputs.join("model.safetensors").is_file());
         let checkpoint = checkpoint.unwrap();
         assert_eq!(checkpoint.file_name().unwrap(), "step-00000009");

@@ -24,7 +24,7 @@ mod tests {
     /// A swarm with this behaviour alone, on loopback TCP.
     fn swarm(seed: u8) -> Swarm<Behaviour> {
         let keypair = Keypair::from_secret(&[seed; 32]);
-        let config = Config::with_beat_interval(Duration::from_millis(200));
+        let config = Config::with_beats(Duration::from_millis(200), Duration::from_millis(600));
         let mut swarm = SwarmBuilder::with_existing_identity(keypair.to_libp2p())
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)

@@ -17,8 +17,9 @@ pub struct Config {
     pub beat_interval: Duration,
     /// How many nodes watch one (design §3: 8).
     pub watchers: usize,
-    /// Suspected after this many intervals without a sign of life (origin: 90 s, which is 3).
-    pub suspect_beats: u32,
+    /// Silence after which a node is declared offline (origin: 90 s, which is three beats). One that is too short for
+    /// a late beat and the probes after it is stretched: see [`Config::declare_after`].
+    pub timeout: Duration,
     /// Between two direct probes of a suspected node.
     pub probe_interval: Duration,
     /// From suspicion to declaration: long enough for the beats and probes in it to survive loss and jitter
@@ -33,7 +34,7 @@ impl Default for Config {
         Self {
             beat_interval: Duration::from_secs(30),
             watchers: 8,
-            suspect_beats: 3,
+            timeout: Duration::from_secs(90),
             probe_interval: Duration::from_millis(500),
             probe_window: Duration::from_millis(2_250),
             helpers: 3,
@@ -42,14 +43,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// A configuration with another beat interval.
-    pub fn with_beat_interval(beat_interval: Duration) -> Self {
-        Self { beat_interval, ..Self::default() }
+    /// A configuration with another beat interval and time to the declaration.
+    pub fn with_beats(beat_interval: Duration, timeout: Duration) -> Self {
+        Self { beat_interval, timeout, ..Self::default() }
     }
 
-    /// Silence after which a node is suspected.
+    /// Silence after which a node is suspected: early enough for the probes to end at the timeout, and never before
+    /// a beat is half an interval late.
     pub fn suspect_after(&self) -> Duration {
-        self.beat_interval * self.suspect_beats
+        self.timeout.saturating_sub(self.probe_window).max(self.beat_interval * 3 / 2)
     }
 
     /// Silence after which a node is declared offline.

@@ -26,7 +26,7 @@ fn key(index: usize) -> Keypair {
 }
 
 fn fast() -> Config {
-    Config::with_beat_interval(Duration::from_millis(500))
+    Config::with_beats(Duration::from_millis(500), Duration::from_millis(3_750))
 }
 
 /// The network between the nodes.

@@ -21,6 +21,7 @@ use super::{
     coordinator::{Coordinator, GossipId, Input, Output, PeerEvent, Verdict},
     edges::Edges,
     ledgers::{Ledgers, PeerCall},
+    ports::Ports,
     remembered::Remembered,
 };
 use crate::{
@@ -53,6 +54,7 @@ pub(super) struct Parts {
     pub(super) workers: executor::inference::edge::Workers,
     pub(super) pinner: Option<ipfs::Pinner>,
     pub(super) remembered: Remembered,
+    pub(super) ports: Ports,
     pub(super) registry: Registry,
     pub(super) events: broadcast::Sender<NodeEvent>,
     pub(super) inputs: mpsc::Receiver<Input>,
@@ -322,7 +324,10 @@ impl EventLoop {
     fn on_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::NewListenAddr { address, .. } => self.input(Input::Peer(PeerEvent::Listening(address))),
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.parts.ports.note(&address);
+                self.input(Input::Peer(PeerEvent::Listening(address)));
+            }
             SwarmEvent::ExpiredListenAddr { address, .. } => self.input(Input::Peer(PeerEvent::NotListening(address))),
             SwarmEvent::ExternalAddrConfirmed { address } => self.input(Input::Peer(PeerEvent::External(address))),
             SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {

@@ -13,15 +13,15 @@ use async_trait::async_trait;
 use libp2p::PeerId;
 use tokio::sync::{mpsc, oneshot};
 
-use super::coordinator::Input;
+use super::{coordinator::Input, ledger_host::KnownHost};
 use crate::{
     chain::{
-        client::{self, Client, Endpoint, Handle, Transport, TransportError},
+        client::{self, Client, Endpoint, Event, Handle, Place, Transport, TransportError},
         embedded::{self, Embedded},
         wire::Message,
     },
-    identity::Keypair,
-    types::LedgerId,
+    identity::{self, Keypair},
+    types::{LedgerId, NodeKey},
 };
 
 /// Calls to peers that wait for the event loop; a further one waits.
@@ -40,12 +40,23 @@ pub struct PeerCall {
     pub answer: oneshot::Sender<Result<Vec<u8>, String>>,
 }
 
-/// Why a ledger is not carried.
+/// Why a ledger is not carried or followed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It does not start.
     #[error(transparent)]
     Embedded(#[from] embedded::Error),
+    /// Its client does not start.
+    #[error(transparent)]
+    Client(#[from] client::Error),
+    /// Who hosts it can't be read.
+    #[error("the file {} can't be used", .path.display())]
+    Host {
+        /// Which.
+        path: PathBuf,
+        /// Why, and what to do.
+        source: std::io::Error,
+    },
 }
 
 #[derive(Default)]
@@ -81,37 +92,83 @@ impl Ledgers {
         let mut open = self.open();
         if let Some(handle) = open.clients.get(ledger) {
             for endpoint in endpoints {
-                if let Err(error) = handle.add_endpoint(endpoint) {
+                if let Err(error) = handle.add_endpoint(endpoint, Place::First) {
                     tracing::debug!(ledger, %error, "a way to the ledger was not added");
                 }
             }
             return Ok(());
         }
+        let (handle, reports) = self.start_client(ledger, endpoints, None)?;
+        open.clients.insert(ledger.to_owned(), handle);
+        tokio::spawn(self.clone().relay(ledger.to_owned(), reports, None));
+        Ok(())
+    }
+
+    /// Follows the configured ledger over RPC, and through its host (as the operator says, or as it was the first time)
+    /// when no RPC endpoint answers.
+    pub fn follow_configured(&self, ledger: &str, rpc: &[String], host: Option<PeerId>) -> Result<(), Error> {
+        let known = KnownHost::new(self.directory.join(format!("{ledger}.host")));
+        let pinned = match host {
+            Some(host) => identity::node_key(&host),
+            None => known.load().map_err(|source| Error::Host { path: known.path().to_owned(), source })?,
+        };
+        let through_host = pinned.as_ref().and_then(identity::peer_id).map(|peer| self.through(ledger, peer));
+        let endpoints = rpc.iter().cloned().map(Endpoint::Http).chain(through_host).collect();
+        let (handle, reports) = self.start_client(ledger, endpoints, pinned)?;
+        self.open().clients.insert(ledger.to_owned(), handle);
+        let to_learn = pinned.is_none().then_some(known);
+        tokio::spawn(self.clone().relay(ledger.to_owned(), reports, to_learn));
+        Ok(())
+    }
+
+    fn start_client(
+        &self,
+        ledger: &str,
+        endpoints: Vec<Endpoint>,
+        validator: Option<NodeKey>,
+    ) -> Result<(Handle, mpsc::Receiver<Event>), client::Error> {
         let config = client::Config {
             ledger: ledger.to_owned(),
-            validator: None,
+            validator,
             endpoints,
             outbox_dir: self.directory.join("outbox"),
             poll: client::Poll::default(),
         };
-        let (handle, mut reports) = Client::start(config, &self.keypair)?;
-        open.clients.insert(ledger.to_owned(), handle);
-        let (ledger, events) = (ledger.to_owned(), self.events.clone());
-        tokio::spawn(async move {
-            while let Some(event) = reports.recv().await {
-                let input = Input::Ledger { ledger: ledger.clone(), event };
-                if events.send(input).await.is_err() {
-                    return;
-                }
+        Client::start(config, &self.keypair)
+    }
+
+    /// Carries a client's reports to the event loop, and learns on the way who hosts the ledger.
+    async fn relay(self, ledger: LedgerId, mut reports: mpsc::Receiver<Event>, mut to_learn: Option<KnownHost>) {
+        while let Some(event) = reports.recv().await {
+            if let Event::Connected { host: Some(host), .. } = &event
+                && let Some(known) = to_learn.take()
+            {
+                self.learn(&ledger, *host, known).await;
             }
-        });
-        Ok(())
+            if self.events.send(Input::Ledger { ledger: ledger.clone(), event }).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn learn(&self, ledger: &str, host: NodeKey, known: KnownHost) {
+        let saved = tokio::task::spawn_blocking(move || known.save(&host)).await;
+        let Some(peer) = identity::peer_id(&host).filter(|_| saved.is_ok()) else { return };
+        tracing::info!(ledger, host = %peer, "this ledger's host is remembered");
+        if let Some(handle) = self.open().clients.get(ledger)
+            && let Err(error) = handle.add_endpoint(self.through(ledger, peer), Place::Last)
+        {
+            tracing::debug!(ledger, %error, "the way through the ledger's host was not added");
+        }
+    }
+
+    fn through(&self, ledger: &str, peer: PeerId) -> Endpoint {
+        Endpoint::Peer(Arc::new(ThroughPeer { peer, ledger: ledger.to_owned(), calls: self.calls.clone() }))
     }
 
     /// Follows a ledger through a peer.
     pub fn follow_through(&self, ledger: &str, peer: PeerId) -> Result<(), client::Error> {
-        let transport = ThroughPeer { peer, ledger: ledger.to_owned(), calls: self.calls.clone() };
-        self.follow(ledger, vec![Endpoint::Peer(Arc::new(transport))])
+        self.follow(ledger, vec![self.through(ledger, peer)])
     }
 
     /// Carries a ledger of one job and follows it.

@@ -7,7 +7,9 @@ pub mod coordinator;
 pub mod edges;
 mod event_loop;
 mod host;
+mod ledger_host;
 pub mod ledgers;
+mod ports;
 mod remembered;
 mod traffic;
 
@@ -25,11 +27,12 @@ use self::{
     edges::Edges,
     event_loop::{EventLoop, Parts},
     ledgers::Ledgers,
+    ports::Ports,
     remembered::Remembered,
 };
 use crate::{
     api, chain,
-    chain::{client::Endpoint, embedded},
+    chain::embedded,
     clock,
     config::{Config, LedgerMode},
     executor, health,
@@ -69,9 +72,9 @@ pub enum Error {
     /// The ledger that it should carry.
     #[error(transparent)]
     Embedded(#[from] embedded::Error),
-    /// The client of its ledger.
+    /// The ledger that it should follow.
     #[error(transparent)]
-    Client(#[from] chain::client::Error),
+    Ledger(#[from] ledgers::Error),
     /// Its control API.
     #[error(transparent)]
     Api(#[from] api::server::Error),
@@ -130,7 +133,8 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
     host::examine(&supervisor, detected.resources, input_sender.clone());
     let mut registry = Registry::default();
     let mut swarm = swarm::build(&keypair, &swarm_config(&config), states(&config, &keypair, &store), &mut registry)?;
-    listen(&mut swarm, &config)?;
+    let ports = Ports::load(config.data_dir.join("ports"));
+    listen(&mut swarm, &config, &ports)?;
 
     let (request_sender, requests) = mpsc::channel(api::REQUEST_QUEUE);
     let (events, _) = broadcast::channel(api::EVENT_QUEUE);
@@ -155,6 +159,7 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
         workers,
         pinner,
         remembered,
+        ports,
         registry,
         events,
         inputs,
@@ -190,8 +195,7 @@ async fn open_ledger(config: &Config, keypair: &Keypair, ledgers: &Ledgers) -> R
     let chain_id = &config.ledger.chain_id;
     match config.ledger.mode {
         LedgerMode::Rpc => {
-            let endpoints = config.ledger.rpc.iter().cloned().map(Endpoint::Http).collect();
-            ledgers.follow(chain_id, endpoints)?;
+            ledgers.follow_configured(chain_id, &config.ledger.rpc, config.ledger.host)?;
         }
         LedgerMode::Embedded => {
             let address = embedded_address(config)?;
@@ -320,7 +324,7 @@ fn states(config: &Config, keypair: &Keypair, store: &BlockStore) -> swarm::Stat
         executor: executor::State::new(executor::Config::default()),
         inference: executor::inference::State::new(executor::inference::Config::default()),
         health: health::State::new(
-            health::Config::with_beat_interval(config.heartbeat.interval),
+            health::Config::with_beats(config.heartbeat.interval, config.heartbeat.timeout),
             keypair.clone(),
             clock::now(),
         ),
@@ -330,11 +334,14 @@ fn states(config: &Config, keypair: &Keypair, store: &BlockStore) -> swarm::Stat
     }
 }
 
-fn listen(swarm: &mut libp2p::Swarm<swarm::Behaviour>, config: &Config) -> Result<(), Error> {
+fn listen(swarm: &mut libp2p::Swarm<swarm::Behaviour>, config: &Config, ports: &Ports) -> Result<(), Error> {
     for address in &config.network.listen {
         let quic = address.iter().any(|part| matches!(part, Protocol::QuicV1));
         if quic && config.network.swarm_key.is_some() {
             tracing::warn!(%address, "not listened on: a private network (swarm key) covers TCP alone");
+            continue;
+        }
+        if ports.last(address).is_some_and(|last| swarm.listen_on(last).is_ok()) {
             continue;
         }
         swarm

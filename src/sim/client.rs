@@ -138,7 +138,8 @@ impl Client {
                 return;
             };
             let Some((key, entry)) = self.waiting.pop_first() else { return };
-            let transaction = Transaction { chain_id: self.chain_id.clone(), nonce, message: entry.message.clone() };
+            let transaction =
+                Transaction { chain_id: self.chain_id.clone(), nonce, attempt: 0, message: entry.message.clone() };
             self.steps.push_back(Step::Send { key, bytes: codec::encode(&self.keypair.seal(&transaction)) });
             self.flying.insert(key, entry);
             self.next_nonce = Some(nonce + 1);

@@ -150,7 +150,10 @@ impl World {
         let news = std::mem::replace(&mut node.connected, reached) != reached;
         if news && reached {
             node.client.on_connected();
-            self.ledger_event(index, Event::Connected { endpoint: "simulated".to_owned() });
+            self.ledger_event(
+                index,
+                Event::Connected { endpoint: "simulated".to_owned(), through_peer: false, host: None },
+            );
         } else if news {
             self.ledger_event(index, Event::Disconnected { reason: "the ledger does not answer".to_owned() });
         }

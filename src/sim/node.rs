@@ -109,7 +109,7 @@ impl Node {
             coordinator: Coordinator::new(config(machine, scenario, chain_id, bootstrap), now),
             executor: Host::new(executor::State::new(executor::Config::default())),
             inference: Host::new(executor::inference::State::new(executor::inference::Config::default())),
-            health: Host::new(health::State::new(health::Config::with_beat_interval(beat), keypair.clone(), now)),
+            health: Host::new(health::State::new(health::Config::with_beats(beat, beat * 3), keypair.clone(), now)),
             proof: Host::new(proof::State::new(proof::Config::default(), keypair.node_key())),
             shard: Host::new(shard::State::new(shard::Config::default(), machine.holds())),
             ledger_rpc: Host::new(ledger_rpc::State::new(ledger_rpc::Config::default())),

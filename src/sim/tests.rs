@@ -75,7 +75,7 @@ fn who_vanishes_without_a_word_is_not_waited_for() {
 #[test]
 fn each_invariant_notices_a_planted_bug() {
     assert_eq!(notices(&smoke(4), Plant::BatchTwice), "batches");
-    assert_eq!(notices(&calm(3), Plant::LostAnswers), "bounded");
+    assert_eq!(notices(&calm(12), Plant::LostAnswers), "bounded");
     assert_eq!(notices(&calm(3), Plant::ForgedHolder), "leases");
     assert_eq!(notices(&calm(3), Plant::OtherModel), "model");
     assert_eq!(notices(&calm(3), Plant::MoneyLost), "escrow");

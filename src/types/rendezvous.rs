@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Digest, NodeKey};
+use super::{Digest, Generation, JobId, NodeKey, Slot};
 
-/// Who takes a task's lease first. Parts: job, slot and generation (each u32 big-endian).
+/// Who takes a task's lease first: [`volunteers`]. Part: the job.
 pub const VOLUNTEER: &str = "atlas/volunteer/v1";
 /// Who aggregates a round first. Parts: job and round (u32 big-endian).
 pub const AGGREGATOR: &str = "atlas/aggregator/v1";
@@ -56,6 +56,27 @@ pub fn place(
     rank(domain, parts, candidates).iter().position(|candidate| candidate == node)
 }
 
+/// The order in which candidates take the task `slot` of a job in its `generation`.
+///
+/// The job's order is turned by one place for each slot and each generation, so that neighbours start with different
+/// nodes and a failed one's successor is another; then those who hold fewer of the job's tasks come first (`held`), so
+/// that nobody stands idle while another does two.
+pub fn volunteers(
+    job: &JobId,
+    slot: Slot,
+    generation: Generation,
+    candidates: impl IntoIterator<Item = NodeKey>,
+    held: impl Fn(&NodeKey) -> usize,
+) -> Vec<NodeKey> {
+    let mut order = rank(VOLUNTEER, &[&job.0], candidates);
+    if !order.is_empty() {
+        let turn = (u64::from(slot) + u64::from(generation)) % order.len() as u64;
+        order.rotate_left(usize::try_from(turn).unwrap_or(0));
+    }
+    order.sort_by_key(held);
+    order
+}
+
 fn score(domain: &str, parts: &[&[u8]], candidate: &NodeKey) -> Digest {
     let mut hashed = Vec::with_capacity(parts.len() + 1);
     hashed.extend_from_slice(parts);
@@ -96,6 +117,19 @@ mod tests {
         let rest = rank(AGGREGATOR, &[&[4; 32]], nodes(40).into_iter().filter(|node| *node != gone));
         let expected: Vec<_> = all.into_iter().filter(|node| *node != gone).collect();
         assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn as_many_nodes_as_tasks_take_one_each_and_the_idle_come_first() {
+        let job = JobId([5; 32]);
+        let order = |slot, generation| volunteers(&job, slot, generation, nodes(4), |_| 0);
+        let first: BTreeSet<_> = (0..4).map(|slot| order(slot, 0)[0]).collect();
+        assert_eq!(first.len(), 4);
+        assert_ne!(order(0, 0)[0], order(0, 1)[0], "a successor is another");
+        let busy = order(0, 0)[0];
+        let later = volunteers(&job, 0, 0, nodes(4), |node| usize::from(*node == busy));
+        assert_eq!(later.last(), Some(&busy));
+        assert_eq!(volunteers(&job, 7, 9, nodes(0), |_| 0), []);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     chain::{
         records::{Account, Changes},
-        wire::{Code, query},
+        wire::{Code, EMBEDDED_MONIKER, query},
     },
     codec,
     types::{Digest, LedgerId, NodeKey},
@@ -52,8 +52,12 @@ pub(super) enum Failure {
 
 /// One line, without the trace that the library adds.
 fn brief(error: &RpcError) -> String {
-    let detail = error.detail().to_string();
-    detail.lines().next().unwrap_or_default().chars().take(300).collect()
+    let text = match error.detail() {
+        // Its own words are "HTTP error"; what happened is the last of its causes.
+        ErrorDetail::Http(_) => error.trace().chain().last().map(ToString::to_string).unwrap_or_default(),
+        detail => detail.to_string(),
+    };
+    text.lines().next().unwrap_or_default().chars().take(300).collect()
 }
 
 /// A way to a ledger's JSON-RPC; the library's client trait gives it all calls.
@@ -86,20 +90,30 @@ impl fmt::Debug for Rpc {
     }
 }
 
+/// An endpoint that carries the right ledger.
+pub(super) struct Opened {
+    pub(super) rpc: Rpc,
+    /// Who hosts the ledger, if one machine does.
+    pub(super) host: Option<NodeKey>,
+}
+
 /// Opens `endpoint` if it carries the ledger that `config` names, and is not behind `seen`.
-pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> Result<Rpc, Failure> {
+pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> Result<Opened, Failure> {
     let mut rpc = open(endpoint)?;
     let status = timed(rpc.status()).await?;
     let found = status.node_info.network.to_string();
     if found != config.ledger {
         return Err(Failure::WrongLedger { found, wanted: config.ledger.clone() });
     }
+    let signer = status.validator_info.pub_key.to_bytes();
+    let host = <[u8; 32]>::try_from(signer.as_slice()).ok().map(NodeKey);
     if let Some(wanted) = config.validator
-        && status.validator_info.pub_key.to_bytes() != wanted.0
+        && host != Some(wanted)
     {
-        let found = hex::encode(status.validator_info.pub_key.to_bytes());
+        let found = host.map_or_else(|| hex::encode(&signer), |host| host.to_string());
         return Err(Failure::WrongValidator { ledger: config.ledger.clone(), found, wanted });
     }
+    let single = status.node_info.moniker.to_string() == EMBEDDED_MONIKER;
     let height = status.sync_info.latest_block_height.value();
     if height < seen {
         return Err(Failure::Behind { found: height, seen });
@@ -108,7 +122,7 @@ pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> 
     if let Rpc::Http(client) = &mut rpc {
         client.set_compat_mode(mode);
     }
-    Ok(rpc)
+    Ok(Opened { rpc, host: host.filter(|_| single) })
 }
 
 fn open(endpoint: &Endpoint) -> Result<Rpc, Failure> {

@@ -14,9 +14,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    Config, Endpoint, Event,
+    Config, Endpoint, Event, Place,
     backoff::Backoff,
-    connection::{self, Failure, Rpc},
+    connection::{self, Failure, Opened, Rpc},
     journal::Journal,
     outbox::{Outbox, Outcome, Record, Refused, Sent, Step},
     watch::{self, Seen},
@@ -38,7 +38,7 @@ const IDLE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Command {
     Submit { id: u64, message: Box<Message>, durable: bool },
-    AddEndpoint(Endpoint),
+    AddEndpoint(Endpoint, Place),
 }
 
 /// The client was stopped, or nobody listens any more.
@@ -139,10 +139,11 @@ impl Driver {
 
     async fn keep_connected(&mut self) -> Result<std::convert::Infallible, Stopped> {
         loop {
-            let (endpoint, rpc) = self.connect().await?;
-            self.way.send_modify(|way| *way = Ok(rpc.clone()));
-            self.tell(Event::Connected { endpoint: endpoint.to_string() }).await?;
-            let End::Failure(failure) = self.serve(&endpoint, rpc).await else {
+            let (endpoint, opened) = self.connect().await?;
+            self.way.send_modify(|way| *way = Ok(opened.rpc.clone()));
+            let through_peer = matches!(endpoint, Endpoint::Peer(_));
+            self.tell(Event::Connected { endpoint: endpoint.name(), through_peer, host: opened.host }).await?;
+            let End::Failure(failure) = self.serve(&endpoint, opened.rpc).await else {
                 return Err(Stopped);
             };
             self.disconnected(format!("{endpoint}: {failure}")).await?;
@@ -152,12 +153,12 @@ impl Driver {
     }
 
     /// Tries all ways in turn until one works, and takes submissions meanwhile.
-    async fn connect(&mut self) -> Result<(Endpoint, Rpc), Stopped> {
+    async fn connect(&mut self) -> Result<(Endpoint, Opened), Stopped> {
         loop {
             let mut reasons = Vec::new();
             for endpoint in self.config.endpoints.clone() {
                 match connection::connect(&endpoint, &self.config, self.height).await {
-                    Ok(rpc) => return Ok((endpoint, rpc)),
+                    Ok(opened) => return Ok((endpoint, opened)),
                     Err(failure) => reasons.push(format!("{endpoint}: {failure}")),
                 }
             }
@@ -177,7 +178,7 @@ impl Driver {
             let room = !self.outbox.is_full();
             tokio::select! {
                 command = self.commands.recv(), if room => {
-                    let added = matches!(command, Some(Command::AddEndpoint(_)));
+                    let added = matches!(command, Some(Command::AddEndpoint(..)));
                     self.on_commands(command).await?;
                     if added {
                         return Ok(());
@@ -264,9 +265,14 @@ impl Driver {
     async fn on_command(&mut self, command: Command) -> Result<ControlFlow<()>, Stopped> {
         match command {
             Command::Submit { id, message, durable } => self.on_submit(id, *message, durable).await?,
-            Command::AddEndpoint(endpoint) => {
+            Command::AddEndpoint(endpoint, Place::First) => {
                 self.config.endpoints.insert(0, endpoint);
                 self.config.endpoints.truncate(MAX_ENDPOINTS);
+                return Ok(ControlFlow::Break(()));
+            }
+            Command::AddEndpoint(endpoint, Place::Last) => {
+                self.config.endpoints.truncate(MAX_ENDPOINTS - 1);
+                self.config.endpoints.push(endpoint);
                 return Ok(ControlFlow::Break(()));
             }
         }

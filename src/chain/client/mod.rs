@@ -81,6 +81,15 @@ pub enum Endpoint {
     Peer(Arc<dyn Transport>),
 }
 
+/// Where a new way to a ledger stands among those that are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It is newer, so probably better.
+    First,
+    /// It is for when the others fail.
+    Last,
+}
+
 /// Carries a JSON-RPC request to a ledger and its answer back; the node implements it over `/atlas/ledger-rpc/1`.
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
@@ -97,6 +106,16 @@ pub trait Transport: Send + Sync + 'static {
 pub struct TransportError {
     /// Why.
     pub reason: String,
+}
+
+impl Endpoint {
+    /// The URL, or the peer's name.
+    fn name(&self) -> String {
+        match self {
+            Self::Http(url) => url.clone(),
+            Self::Peer(transport) => transport.describe(),
+        }
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -119,8 +138,12 @@ impl fmt::Debug for Endpoint {
 pub enum Event {
     /// The ledger answers.
     Connected {
-        /// Which way, for `status`.
+        /// Which way, for `status`: a URL or a peer id.
         endpoint: String,
+        /// The way leads through a peer.
+        through_peer: bool,
+        /// Who hosts it, if one machine does.
+        host: Option<NodeKey>,
     },
     /// The ledger does not answer; the client keeps trying. Sent again when the reason changes.
     Disconnected {
@@ -250,9 +273,9 @@ impl Handle {
         }
     }
 
-    /// Adds a way to the ledger; tried at once if none works.
-    pub fn add_endpoint(&self, endpoint: Endpoint) -> Result<(), SubmitError> {
-        self.commands.try_send(Command::AddEndpoint(endpoint)).map_err(|error| match error {
+    /// Adds a way to the ledger, before the others or after them; tried at once if none works.
+    pub fn add_endpoint(&self, endpoint: Endpoint, place: Place) -> Result<(), SubmitError> {
+        self.commands.try_send(Command::AddEndpoint(endpoint, place)).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SubmitError::Full,
             mpsc::error::TrySendError::Closed(_) => SubmitError::Stopped,
         })

@@ -109,6 +109,8 @@ struct Entry {
     submitted: Time,
     /// The journal has it in its present stage.
     kept: bool,
+    /// Signed anew so often.
+    attempt: u32,
     stage: Stage,
 }
 
@@ -164,7 +166,7 @@ impl Outbox {
             match record {
                 Record::Waiting { id, message } => {
                     free = free.max(id.saturating_add(1));
-                    self.insert(id, *message, Stage::Waiting, now);
+                    self.insert(id, *message, 0, Stage::Waiting, now);
                 }
                 Record::Signed { id, bytes } => {
                     free = free.max(id.saturating_add(1));
@@ -189,13 +191,13 @@ impl Outbox {
         let flight = Flight::Sent { since: Time::ZERO, look_at: now };
         let stage = Stage::Signed { nonce: transaction.nonce, hash: Digest::of(&bytes), bytes, flight };
         match self.entries.values_mut().find(|entry| entry.id == id) {
-            Some(entry) => entry.stage = stage,
-            None => self.insert(id, transaction.message, stage, now),
+            Some(entry) => (entry.attempt, entry.stage) = (transaction.attempt, stage),
+            None => self.insert(id, transaction.message, transaction.attempt, stage, now),
         }
     }
 
-    fn insert(&mut self, id: u64, message: Message, stage: Stage, now: Time) {
-        let entry = Entry { id, message, durable: true, submitted: now, kept: true, stage };
+    fn insert(&mut self, id: u64, message: Message, attempt: u32, stage: Stage, now: Time) {
+        let entry = Entry { id, message, durable: true, submitted: now, kept: true, attempt, stage };
         self.entries.insert(Key(self.next_key), entry);
         self.next_key += 1;
     }
@@ -208,7 +210,7 @@ impl Outbox {
         if self.entries.values().any(|entry| entry.id == id) {
             return Err(Refused::Duplicate);
         }
-        self.insert(id, message, Stage::Waiting, now);
+        self.insert(id, message, 0, Stage::Waiting, now);
         if let Some(mut last) = self.entries.last_entry() {
             last.get_mut().durable = durable;
             last.get_mut().kept = !durable;
@@ -310,7 +312,7 @@ impl Outbox {
             let Some(nonce) = &mut self.next_nonce else {
                 return Some(Step::ReadAccount);
             };
-            entry.stage = sign(&self.keypair, &self.ledger, *nonce, &entry.message);
+            entry.stage = sign(&self.keypair, &self.ledger, *nonce, entry.attempt, &entry.message);
             entry.kept = !entry.durable;
             *nonce += 1;
         }
@@ -411,6 +413,7 @@ impl Outbox {
         self.next_nonce = None;
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.stage = Stage::Waiting;
+            entry.attempt += 1;
         }
     }
 
@@ -458,8 +461,8 @@ impl Outbox {
     }
 }
 
-fn sign(keypair: &Keypair, ledger: &LedgerId, nonce: u64, message: &Message) -> Stage {
-    let transaction = Transaction { chain_id: ledger.clone(), nonce, message: message.clone() };
+fn sign(keypair: &Keypair, ledger: &LedgerId, nonce: u64, attempt: u32, message: &Message) -> Stage {
+    let transaction = Transaction { chain_id: ledger.clone(), nonce, attempt, message: message.clone() };
     let bytes = codec::encode(&keypair.seal(&transaction));
     Stage::Signed { nonce, hash: Digest::of(&bytes), bytes, flight: Flight::New }
 }

@@ -137,6 +137,23 @@ fn a_transaction_included_out_of_turn_is_signed_anew_and_stays_first() {
 }
 
 #[test]
+fn bytes_that_were_included_out_of_turn_are_never_sent_again_even_when_their_nonce_comes() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.on_account(5);
+    let (key, _, spent) = send(&mut outbox, Time(0));
+    outbox.on_sent(key, Sent::Accepted, Time(0));
+    outbox.look_now(Time(1));
+    let key = look_up(&mut outbox, Time(1));
+    assert_eq!(outbox.on_looked_up(key, Some(found(Code::Nonce)), Time(1)), None);
+    outbox.next_step(Time(1));
+    outbox.on_account(5);
+    let (_, nonce, bytes) = send(&mut outbox, Time(1));
+    assert_eq!(nonce, 5);
+    assert_ne!(bytes, spent);
+}
+
+#[test]
 fn what_can_never_be_included_is_rejected_and_its_nonce_is_free() {
     let mut outbox = outbox();
     outbox.submit(1, message(1), true, Time(0)).unwrap();

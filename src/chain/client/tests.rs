@@ -214,6 +214,31 @@ async fn another_ledger_or_host_is_not_used_and_the_reason_names_both() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_where_nobody_listens_is_said_with_its_cause() {
+    let lab = lab();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = lab.config(vec![Endpoint::Http(format!("http://{free}"))]);
+    let (_handle, mut events) = Client::start(config, &worker()).unwrap();
+    let reason = disconnected(&mut events).await;
+    assert!(reason.contains(&free.to_string()) && reason.contains("sending request"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_of_an_embedded_ledger_is_told_and_the_last_way_is_taken_when_the_first_fails() {
+    let lab = lab();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = Endpoint::Http(format!("http://{free}"));
+    let (handle, mut events) = Client::start(lab.config(vec![nobody]), &worker()).unwrap();
+    disconnected(&mut events).await;
+    handle.add_endpoint(lab.peer().0, Place::Last).unwrap();
+    let told = until(&mut events, |event| match event {
+        Event::Connected { through_peer, host, .. } => Some((*through_peer, *host)),
+        _ => None,
+    });
+    assert_eq!(told.await, (true, Some(lab.host.node_key())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_link_is_said_and_another_way_goes_on_where_it_was() {
     let lab = lab();
     let (first, cut) = lab.peer();
@@ -224,7 +249,7 @@ async fn a_cut_link_is_said_and_another_way_goes_on_where_it_was() {
     let reason = disconnected(&mut events).await;
     assert!(reason.contains("the link is cut"), "{reason}");
     handle.submit(2, hopeless(), true).unwrap();
-    handle.add_endpoint(lab.http().await).unwrap();
+    handle.add_endpoint(lab.http().await, Place::First).unwrap();
     assert_eq!(committed(&mut events, 2).await.0, Code::NotFound as u32);
 }
 

@@ -395,7 +395,8 @@ async fn the_real_ledger_replays_to_the_same_state() {
             listen: Vec::new(),
             attributes: std::collections::BTreeMap::new(),
         };
-        let transaction = crate::chain::wire::Transaction { chain_id: genesis.chain_id.clone(), nonce, message };
+        let transaction =
+            crate::chain::wire::Transaction { chain_id: genesis.chain_id.clone(), nonce, attempt: 0, message };
         let bytes = codec::encode(&keypair().seal(&transaction));
         let answer = call(&embedded, "broadcast_tx_commit", serde_json::json!({ "tx": uri_bytes(&bytes) })).await;
         assert_eq!(answer["result"]["tx_result"]["code"], 0, "{answer}");

@@ -162,7 +162,12 @@ mod tests {
         // 600 nodes in one block, and 2,100 tasks in three.
         let register = |index: u32| {
             let key = Keypair::from_secret(&Digest::of(&index.to_be_bytes()).0);
-            codec::encode(&key.seal(&Transaction { chain_id: CHAIN.to_owned(), nonce: 0, message: register_message() }))
+            codec::encode(&key.seal(&Transaction {
+                chain_id: CHAIN.to_owned(),
+                nonce: 0,
+                attempt: 0,
+                message: register_message(),
+            }))
         };
         let nodes: Vec<Vec<u8>> = (0..600).map(register).collect();
         world.block(100, &nodes);

@@ -583,7 +583,7 @@ mod tests {
     #[test]
     fn a_transaction_for_another_ledger_or_out_of_turn_is_refused_and_a_failed_one_uses_its_nonce() {
         let mut world = World::of_nodes(1);
-        let foreign = Transaction { chain_id: "other".to_owned(), nonce: 1, message: register_message() };
+        let foreign = Transaction { chain_id: "other".to_owned(), nonce: 1, attempt: 0, message: register_message() };
         let foreign = codec::encode(&person(1).seal(&foreign));
         assert_eq!(world.ledger.check(&foreign).code, super::super::wire::Code::ChainId as u32);
         let used = world.sign_with(1, 0, register_message());

@@ -164,7 +164,7 @@ impl World {
     }
 
     pub(super) fn sign_with(&self, number: u8, nonce: u64, message: Message) -> Vec<u8> {
-        let transaction = Transaction { chain_id: CHAIN.to_owned(), nonce, message };
+        let transaction = Transaction { chain_id: CHAIN.to_owned(), nonce, attempt: 0, message };
         codec::encode(&person(number).seal(&transaction))
     }
 

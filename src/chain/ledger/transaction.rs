@@ -142,7 +142,7 @@ mod tests {
             listen: Vec::new(),
             attributes: BTreeMap::new(),
         };
-        let transaction = Transaction { chain_id: "test".into(), nonce: 0, message };
+        let transaction = Transaction { chain_id: "test".into(), nonce: 0, attempt: 0, message };
         let canonical = codec::encode(&host.seal(&transaction));
         // A map of three pairs, as a head of one byte and as a head of two: the same value, another hash.
         assert_eq!(canonical[0], 0xa3);

@@ -252,12 +252,14 @@ fn prepare(shared: &Shared, spec: &WorkerSpec, directory: &std::path::Path) -> R
     let work = WorkDir::create(directory, &spec.bundle, shared.files.as_ref())
         .map_err(host("the bundle can't be laid out"))?;
     let bundle = Bundle::read(&work.bundle())?;
+    let interpreter = interpreter.of_bundle(&bundle, &work).map_err(LaunchError::Python)?;
     let round = work
         .lay_out_worker(&spec.config, &spec.model, shared.files.as_ref())
         .map_err(host("its inputs can't be laid out"))?;
     let sockets = shared.root.sockets_of(directory).map_err(host("its socket's directory can't be made"))?;
     let socket = sockets.join(process::SOCKET);
-    let around = Surroundings { bundle: &bundle, interpreter, work_dir: &round, socket: &socket, resume: None };
+    let around =
+        Surroundings { bundle: &bundle, interpreter: &interpreter, work_dir: &round, socket: &socket, resume: None };
     let environment = environment::base(&around, Mode::Serve);
     let path = work.path().join("launch.json");
     process::specification(&work, &around, environment, &spec.resources)

@@ -283,9 +283,9 @@ pub enum Output {
 struct LedgerState {
     view: View,
     connected: bool,
-    /// Since when it answers.
-    connected_at: Time,
     endpoint: Option<String>,
+    /// The way to it leads through a peer.
+    through_peer: bool,
     reason: Option<String>,
     /// A registration is on its way.
     registering: bool,
@@ -443,7 +443,6 @@ impl Coordinator {
         if self.now.since(self.last_tick) >= TICK {
             self.last_tick = self.now;
             self.reconcile_all();
-            self.register_on_new_ledgers();
             self.close_finished_ledgers();
             self.tend_submissions();
             self.tend_shutdown();

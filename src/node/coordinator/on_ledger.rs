@@ -14,7 +14,9 @@ use crate::{
 impl Coordinator {
     pub(super) fn on_ledger(&mut self, ledger: &str, event: client::Event) {
         match event {
-            client::Event::Connected { endpoint, .. } => self.on_ledger_connected(ledger, endpoint),
+            client::Event::Connected { endpoint, through_peer, .. } => {
+                self.on_ledger_connected(ledger, endpoint, through_peer);
+            }
             client::Event::Disconnected { reason } => self.on_ledger_lost(ledger, reason),
             client::Event::Changes(changes) => self.on_changes(ledger, *changes),
             client::Event::Committed { id, code, log, data, hash, .. } => {
@@ -34,14 +36,12 @@ impl Coordinator {
         }
     }
 
-    fn on_ledger_connected(&mut self, ledger: &str, endpoint: String) {
+    fn on_ledger_connected(&mut self, ledger: &str, endpoint: String, through_peer: bool) {
         let state = self.ledgers.entry(ledger.to_owned()).or_default();
         let news = !state.connected;
         state.connected = true;
-        if news {
-            state.connected_at = self.now;
-        }
         state.endpoint = Some(endpoint);
+        state.through_peer = through_peer;
         state.reason = None;
         if news {
             self.notify(NodeEvent::LedgerReachable { ledger: ledger.to_owned(), reachable: true, reason: None });
@@ -175,20 +175,6 @@ impl Coordinator {
         for ledger in finished {
             self.ledgers.remove(&ledger);
             self.output(Output::CloseLedger(ledger));
-        }
-    }
-
-    /// A ledger without a block has no changes to tell; somebody's registration makes the first.
-    pub(super) fn register_on_new_ledgers(&mut self) {
-        /// Changes of a ledger that has some arrive within this time.
-        const FIRST_CHANGES: Duration = Duration::from_millis(200);
-        let is_new = |state: &LedgerState| {
-            state.connected && state.view.height == 0 && self.now.since(state.connected_at) >= FIRST_CHANGES
-        };
-        let new: Vec<String> =
-            self.ledgers.iter().filter(|(_, state)| is_new(state)).map(|(ledger, _)| ledger.clone()).collect();
-        for ledger in new {
-            self.register_if_needed(&ledger);
         }
     }
 

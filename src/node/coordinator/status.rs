@@ -225,6 +225,7 @@ impl Coordinator {
             (true, Some(host)) if host == self.config.keypair.peer_id() => api::LedgerWay::Here,
             (true, Some(_)) => api::LedgerWay::Peer,
             (true, None) if ledger == self.config.ledger && self.config.facts.carries_ledger => api::LedgerWay::Here,
+            (true, None) if state.is_some_and(|state| state.through_peer) => api::LedgerWay::Peer,
             (true, None) => api::LedgerWay::Rpc,
         };
         api::LedgerStatus {

@@ -20,7 +20,7 @@ use crate::{
     node::edges,
     shard,
     submit::JobFile,
-    types::{ContentId, Digest, JobId, JobSpec, LedgerId, NodeKey, Settle, ShardSpec, Slot, TaskStatus, Time},
+    types::{ContentId, Digest, JobId, JobSpec, LedgerId, NodeKey, Settle, ShardSpec, TaskId, TaskStatus, Time},
 };
 
 /// How long peers get to take copies before the submission is acknowledged with fewer.
@@ -226,7 +226,7 @@ impl Coordinator {
         let signed = self.config.keypair.seal(&announcement);
         let job = announcement.job;
         for (slot, _) in (0..).zip(&announcement.shards) {
-            for peer in self.offer_order(job, slot) {
+            for peer in self.offer_order(&announcement.ledger, TaskId { job, slot }) {
                 let offer = self.wait_for(Pending::Offer { job, slot });
                 let announcement = signed.clone();
                 self.output(Output::Executor(executor::Input::Offer { id: offer, peer, announcement, slot }));
@@ -234,12 +234,10 @@ impl Coordinator {
         }
     }
 
-    fn offer_order(&self, job: JobId, slot: Slot) -> Vec<PeerId> {
+    fn offer_order(&self, ledger: &str, task: TaskId) -> Vec<PeerId> {
         let candidates = self.peers.keys().filter_map(identity::node_key);
-        let parts: [&[u8]; 3] = [&job.0, &slot.to_be_bytes(), &0_u32.to_be_bytes()];
-        let order =
-            crate::types::rendezvous::first(crate::types::rendezvous::VOLUNTEER, &parts, OFFERS_A_SLOT, candidates);
-        order.iter().filter_map(identity::peer_id).collect()
+        let order = self.volunteers(ledger, task, 0, candidates);
+        order.iter().take(OFFERS_A_SLOT).filter_map(identity::peer_id).collect()
     }
 
     /// Asks as many peers as copies are wanted to hold each root of the job.

@@ -1,11 +1,11 @@
 //! Taking leases: which pending tasks this node wants, and when it may ask.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Coordinator, Pending, work::Phase, work::Work};
 use crate::{
     chain::wire::Message,
-    types::{JobId, NodeKey, TaskId, TaskStatus, rendezvous},
+    types::{Generation, JobId, NodeKey, TaskId, TaskStatus, rendezvous},
     validator,
 };
 
@@ -77,13 +77,32 @@ impl Coordinator {
     }
 
     /// This node's place among the volunteers: 0 is first.
-    fn turn(&self, ledger: &str, task: TaskId, generation: u32) -> u32 {
+    fn turn(&self, ledger: &str, task: TaskId, generation: Generation) -> u32 {
         let Some(state) = self.ledgers.get(ledger) else { return LAST_TURN };
-        let candidates: BTreeSet<NodeKey> =
-            state.view.present_nodes().filter(|node| node.resources.cpu_millicores > 0).map(|node| node.id).collect();
-        let parts: [&[u8]; 3] = [&task.job.0, &task.slot.to_be_bytes(), &generation.to_be_bytes()];
-        let place = rendezvous::place(rendezvous::VOLUNTEER, &parts, &self.me, candidates);
+        let candidates = state.view.present_nodes().filter(|node| node.resources.cpu_millicores > 0);
+        let order = self.volunteers(ledger, task, generation, candidates.map(|node| node.id));
+        let place = order.iter().position(|node| *node == self.me);
         place.and_then(|place| u32::try_from(place).ok()).unwrap_or(LAST_TURN).min(LAST_TURN)
+    }
+
+    /// The volunteers for a task, first to last.
+    pub(super) fn volunteers(
+        &self,
+        ledger: &str,
+        task: TaskId,
+        generation: Generation,
+        candidates: impl IntoIterator<Item = NodeKey>,
+    ) -> Vec<NodeKey> {
+        let mut held: BTreeMap<NodeKey, usize> = BTreeMap::new();
+        let tasks = self.ledgers.get(ledger).into_iter().flat_map(|state| state.view.tasks_of(&task.job));
+        for holder in tasks.filter_map(|task| task.holder) {
+            *held.entry(holder).or_default() += 1;
+        }
+        // What this node has asked for counts as held by it.
+        let asked = |work: &&Work| work.task.job == task.job && work.phase == Phase::Leasing;
+        *held.entry(self.me).or_default() += self.works.values().filter(asked).count();
+        let held = |node: &NodeKey| held.get(node).copied().unwrap_or(0);
+        rendezvous::volunteers(&task.job, task.slot, generation, candidates, held)
     }
 
     /// The ledger answered a request for a lease.

@@ -329,6 +329,7 @@ impl Coordinator {
             seed: proof::seed::seed(job.spec.seed, task.slot, record.cursor),
             stop_step: job.spec.local_steps,
             checkpoint_every: job.spec.checkpoint_every,
+            output: job.spec.output,
             session: job.spec.session,
             resources: job.spec.resources,
             attempt: work.attempt,

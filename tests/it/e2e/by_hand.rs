@@ -87,8 +87,10 @@ async fn who_leaves_and_who_dies_is_noticed_and_comes_back_under_its_name() {
     assert!(status.success(), "a node that is told to stop ends with 0: {status}");
     until_on_ledger(&lab.nodes[0], &name, NodeStatus::Offline).await;
 
+    let address = lab.nodes[2].address.clone();
     lab.nodes[2].start().await;
     assert_eq!(lab.nodes[2].peer_id, name);
+    assert_eq!(lab.nodes[2].address, address, "it is found where it was");
     lab.all_online(1).await;
 
     let mut watchers = [lab.nodes[0].events().await, lab.nodes[1].events().await];
@@ -130,6 +132,31 @@ async fn two_nodes_without_any_ledger_do_a_job_that_settles_nowhere() {
     let workers: BTreeSet<&String> = detail.rounds[0].applied.values().collect();
     assert_eq!(workers.len(), 2, "each has room for one task, so each did one");
     assert_eq!(lab.completed(0, submitted.job_id).await.job.model_root, detail.job.model_root);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_whose_rpc_does_not_answer_is_reached_through_its_host_and_no_other() {
+    let mut lab = Lab::mesh(1, ONE_TASK).await;
+    let bootstrap = lab.nodes[0].address.clone();
+    let nowhere = format!("http://127.0.0.1:{}", free_port());
+    let flags = ["--chain-rpc", &nowhere, "--bootstrap", &bootstrap];
+    let host = lab.nodes[0].peer_id.clone();
+    lab.start("far", &[&flags[..], &["--ledger-host", &host]].concat()).await;
+    let status = lab.nodes[2].until_status("it stands on the ledger", |status| status.registered).await;
+    assert_eq!((status.ledger.way, status.ledger.endpoint), (LedgerWay::Peer, Some(host)));
+    // A node that carries no ledger is no way to one, whoever names it.
+    let other = lab.nodes[1].peer_id.clone();
+    lab.start("misled", &[&flags[..], &["--ledger-host", &other]].concat()).await;
+    let status = lab.nodes[3].until_status("it tried", |status| status.ledger.reason.is_some()).await;
+    assert_eq!((status.ledger.way, status.registered), (LedgerWay::Unreachable, false));
+
+    // The first host that answers over RPC is remembered, and asked when RPC is gone.
+    lab.nodes[1].ask_to_stop();
+    lab.nodes[1].stopped().await;
+    lab.nodes[1].change_flag("--chain-rpc", &nowhere);
+    lab.nodes[1].start().await;
+    let status = lab.nodes[1].until_status("it found the way", |status| status.ledger.way == LedgerWay::Peer).await;
+    assert!(status.registered);
 }
 
 /// A job of the ridge bundle that comes along, on a table that it makes itself.

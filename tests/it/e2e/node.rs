@@ -28,7 +28,7 @@ pub(super) fn program() -> Command {
     for key in KEYS {
         command.env_remove(key.variable).env_remove(key.atlas_variable());
     }
-    command.env_remove("ATLAS_CONFIG").env_remove("ATLAS_DATA_DIR");
+    command.env_remove("ATLAS_CONFIG").env_remove("ATLAS_DATA_DIR").env_remove("ATLAS_TEST_PYTHON");
     command
 }
 
@@ -73,6 +73,12 @@ impl Node {
             .args(&self.flags)
             .stdin(Stdio::piped());
         command
+    }
+
+    /// Gives a flag that it was started with another value, for the next start.
+    pub(super) fn change_flag(&mut self, flag: &str, value: &str) {
+        let place = self.flags.iter().position(|given| given == flag).expect("the flag was given");
+        value.clone_into(&mut self.flags[place + 1]);
     }
 
     /// Starts the process, without waiting.

@@ -17,7 +17,7 @@ use atlas_node::{
     },
     protocol::{Action, State as _},
     store::Files,
-    types::{ContentId, Digest, JobId, Resources, TaskId},
+    types::{ContentId, Digest, JobId, OutputKind, Resources, TaskId},
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -122,6 +122,7 @@ impl Host {
             seed: Digest([9; 32]),
             stop_step: 10,
             checkpoint_every: 0,
+            output: OutputKind::Model,
             session: false,
             resources: Resources { memory_bytes: 1 << 30, storage_bytes: 1 << 30, ..Resources::default() },
             attempt: 0,

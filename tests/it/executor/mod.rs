@@ -1,5 +1,6 @@
 //! The executor with real processes behind the real launcher.
 
+mod bundles;
 mod conformance;
 mod digits;
 pub(crate) mod host;

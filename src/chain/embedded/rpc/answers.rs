@@ -190,7 +190,7 @@ fn status(node: &Node) -> Result<Value, Error> {
             "network": node.genesis.chain_id,
             "version": TENDERMINT_VERSION,
             "channels": "",
-            "moniker": "atlas-embedded",
+            "moniker": wire::EMBEDDED_MONIKER,
             "other": { "tx_index": "on", "rpc_address": "" },
         },
         "sync_info": {
