@@ -38,6 +38,7 @@ pub(crate) fn run(function: &str, input: &Value) -> Value {
             json!(seed::seed(seed, slot, cursor))
         }
         "rendezvous" => rendezvous_order(read(input)),
+        "volunteers" => volunteers(read(input)),
         "computation-hash" => computation_hash(read(input)),
         "trace-root" => json!(trace::root(&read::<Vec<Digest>>(&input["trace"]))),
         "trace-path" => json!(trace::path(&read::<Vec<Digest>>(&input["trace"]), read(&input["index"])).unwrap()),
@@ -103,6 +104,22 @@ fn rendezvous_order(input: OrderInput) -> Value {
     let parts: Vec<Vec<u8>> = input.parts.iter().map(|part| hex::decode(part).unwrap()).collect();
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
     json!(rendezvous::rank(&input.domain, &parts, input.candidates))
+}
+
+#[derive(Deserialize)]
+struct VolunteersInput {
+    job: JobId,
+    slot: u32,
+    generation: u32,
+    candidates: Vec<NodeKey>,
+    /// Of the job's tasks that are held, each one's.
+    holders: Vec<NodeKey>,
+}
+
+fn volunteers(input: VolunteersInput) -> Value {
+    let VolunteersInput { job, slot, generation, candidates, holders } = input;
+    let held = |node: &NodeKey| holders.iter().filter(|holder| *holder == node).count();
+    json!(rendezvous::volunteers(&job, slot, generation, candidates, held))
 }
 
 #[derive(Deserialize)]

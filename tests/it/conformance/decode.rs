@@ -230,6 +230,8 @@ pub(crate) fn bundle(bytes: &[u8]) -> Result<Read, String> {
         "peak_memory_mib": bundle.peak_memory_mib,
         "requires": bundle.python.requires,
         "packages": bundle.python.packages,
+        "site_packages": bundle.python.site_packages,
+        "interpreter": bundle.python.interpreter,
         "channels": bundle.inputs.channels,
         "files": bundle.outputs.files,
     });

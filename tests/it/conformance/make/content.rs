@@ -63,6 +63,8 @@ fn nodes(maker: &mut Maker) {
     maker.invalid(kind, "links around the data", &around[..], "field", "links stand on one side of the data");
     maker.invalid(kind, "link without a CID", &[0x12, 0x02, 0x12, 0x00][..], "link", "a link names a block");
     maker.invalid(kind, "link with a cut CID", &[0x12, 0x04, 0x0a, 0x02, 0x01, 0x55][..], "link", "the bytes are no CID");
+    let padded = [&[0x12, 0x27, 0x0a, 0x25][..], &sample::cid("a").0.to_bytes(), &[0]].concat();
+    maker.invalid(kind, "link with a byte after the CID", &padded[..], "link", "a CID ends where its hash ends");
     let name = Node { links: vec![link("a")], data: vec![] }.encode();
     let at = name.iter().rposition(|byte| *byte == b'a').unwrap();
     let mut name = name;
@@ -255,7 +257,7 @@ fn script_page() -> Page {
     maker.valid(kind, "the least", least.as_bytes());
     let whole = format!(
         "{least}modes = [\"train\", \"serve\"]\ndeterministic = true\npeak_memory_mib = 64\n[python]\nrequires = \">=3.10\"\n\
-         packages = [\"numpy==2.4.6\"]\n[inputs]\nchannels = [\"train\"]\n[outputs]\nfiles = [\"model.safetensors\"]\n"
+         packages = [\"numpy==2.4.6\"]\nsite_packages = \"vendor\"\n[inputs]\nchannels = [\"train\"]\n[outputs]\nfiles = [\"model.safetensors\"]\n"
     );
     maker.valid(kind, "all there is", whole.as_bytes());
     let mut refused = |name: &str, text: String, why: &str| {
@@ -268,6 +270,7 @@ fn script_page() -> Page {
     refused("unknown mode", format!("{least}modes = [\"later\"]\n"), "modes are listed");
     refused("entry outside", least.replace("ridge.py", "../ridge.py"), "the script is inside the bundle");
     refused("absolute entry", least.replace("ridge.py", "/bin/sh"), "the script is inside the bundle");
+    refused("packages outside", format!("{least}[python]\nsite_packages = \"/usr\"\n"), "paths are inside the bundle");
     refused("no script", least.replace("[\"ridge.py\"]", "[]"), "`entry` names a script");
     maker.done()
 }

@@ -24,7 +24,7 @@ pub(super) fn pages() -> Vec<Page> {
 }
 
 fn transaction(message: Message) -> Transaction {
-    Transaction { chain_id: decode::CHAIN.into(), nonce: 0, message }
+    Transaction { chain_id: decode::CHAIN.into(), nonce: 0, attempt: 0, message }
 }
 
 fn messages() -> Vec<(&'static str, Transaction)> {
@@ -88,6 +88,8 @@ fn transaction_page() -> Page {
     let later = Transaction { nonce: 5, ..transaction(cancel()) };
     let later = envelope(&sample::keypair(1).seal(&later));
     maker.valid(TRANSACTION, "a later nonce, which a check before the block takes", &later);
+    let again = envelope(&sample::keypair(1).seal(&Transaction { attempt: 1, ..transaction(cancel()) }));
+    maker.valid(TRANSACTION, "signed anew", &again);
     let elsewhere = Transaction { chain_id: "another".into(), ..transaction(cancel()) };
     let elsewhere = envelope(&sample::keypair(1).seal(&elsewhere));
     maker.invalid(TRANSACTION, "for another ledger", &elsewhere[..], "code 3", "its chain id is not this ledger's");

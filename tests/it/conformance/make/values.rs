@@ -76,6 +76,12 @@ fn job_page() -> Page {
     }
     let cid = bent("bundle", &|value| *value = Cbor::Bytes(vec![1, 0x70, 0x12]));
     maker.invalid("job-spec", "cut CID", &cid[..], "malformed", "the bytes are no CID");
+    let cid = bent("bundle", &|value| {
+        if let Cbor::Bytes(bytes) = value {
+            bytes.push(0);
+        }
+    });
+    maker.invalid("job-spec", "CID with a byte after it", &cid[..], "malformed", "a CID ends where its hash ends");
     maker.cbor("shard", &sample::shards().into_iter().map(|shard| ("a shard", shard)).collect::<Vec<_>>()[..1]);
     for (seed, slot, cursor) in [(1_u64, 2_u32, 3_u32), (u64::MAX, 0, 0), (42, 70_000, 1)] {
         maker.computed("seed", json!({ "seed": seed, "slot": slot, "cursor": cursor }));
@@ -91,10 +97,15 @@ fn rendezvous_page() -> Page {
     let mut order = |domain, parts: Vec<String>| {
         maker.computed("rendezvous", json!({ "domain": domain, "parts": parts, "candidates": candidates }));
     };
-    order(rendezvous::VOLUNTEER, vec![job.clone(), number(1), number(0)]);
+    order(rendezvous::VOLUNTEER, vec![job.clone()]);
     order(rendezvous::AGGREGATOR, vec![job.clone(), number(3)]);
     order(rendezvous::WATCHER, vec![sample::key(1).to_string()]);
     order(rendezvous::PROBER, vec![sample::key(1).to_string(), sample::key(2).to_string()]);
-    order(rendezvous::VERIFIER, vec![job, number(1), number(3)]);
+    order(rendezvous::VERIFIER, vec![job.clone(), number(1), number(3)]);
+    for (slot, generation, holders) in [(0, 0, vec![]), (1, 0, vec![]), (1, 12, vec![2, 2, 4]), (u32::MAX, u32::MAX, vec![1])] {
+        let holders: Vec<_> = holders.into_iter().map(sample::key).collect();
+        let input = json!({ "job": job, "slot": slot, "generation": generation, "candidates": candidates, "holders": holders });
+        maker.computed("volunteers", input);
+    }
     maker.done()
 }
