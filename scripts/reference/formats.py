@@ -308,9 +308,9 @@ def tensors_of(data):
     for (start, stop), name, dtype, shape in sorted(entries):
         whole = math.prod(dimension for dimension in shape if dimension)
         if len(shape) > 8 or len(name.encode()) > 512 or whole * WIDTHS[dtype] >= 1 << 64:
-            raise Refused("tensor")
+            raise Refused("header")
         if (start, stop) != (end, end + math.prod(shape) * WIDTHS[dtype]):
-            raise Refused("tensor")
+            raise Refused("header")
         tensors[name] = (dtype, shape, data[8 + length + start : 8 + length + stop])
         end = stop
     if 8 + length + end != len(data):

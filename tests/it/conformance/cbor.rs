@@ -39,7 +39,8 @@ impl Cbor {
     /// The entries of the record: of this map, or, where it is a choice with a record in it, of that.
     pub(crate) fn record(&mut self) -> Option<&mut Vec<(Self, Self)>> {
         let Self::Map(entries) = self else { return None };
-        let is_choice = matches!(&entries[..], [(_, Self::Map(_))]);
+        let is_record = |inner: &[(Self, Self)]| inner.iter().all(|(key, _)| matches!(key, Self::Text(_)));
+        let is_choice = matches!(&entries[..], [(_, Self::Map(inner))] if is_record(inner));
         if is_choice { entries[0].1.record() } else { Some(entries) }
     }
 

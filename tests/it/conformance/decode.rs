@@ -332,8 +332,7 @@ pub(crate) fn safetensors(bytes: &[u8]) -> Result<Read, String> {
 fn of_tensors(error: &tensor::Error) -> String {
     match error {
         tensor::Error::FileTooLong { .. } => "too_long",
-        tensor::Error::Header { .. } | tensor::Error::Json(_) => "header",
-        tensor::Error::Tensor { .. } => "tensor",
+        tensor::Error::Header { .. } | tensor::Error::Json(_) | tensor::Error::Tensor { .. } => "header",
         tensor::Error::Gap { .. } => "gap",
         tensor::Error::Schema { .. } | tensor::Error::Io(_) => panic!("a file in memory has neither: {error}"),
     }
@@ -366,6 +365,6 @@ fn of_update(error: &tensor::update::Error) -> String {
 /// A store in a directory that goes when the store does.
 pub(crate) fn files() -> (tempfile::TempDir, Arc<atlas_node::shard::Files>) {
     let directory = tempfile::tempdir().unwrap();
-    let store = atlas_node::store::BlockStore::open(directory.path(), atlas_node::store::Quota::default()).unwrap();
+    let store = atlas_node::store::BlockStore::open(directory.path(), atlas_node::store::Quota { bytes: 1 << 30 }).unwrap();
     (directory, Arc::new(atlas_node::shard::Files::new(store)))
 }

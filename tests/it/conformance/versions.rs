@@ -104,6 +104,12 @@ impl<const VERSION: u8> Pair<VERSION> {
             }
         };
         pair.stranger.dial(address).unwrap();
+        while !pair.is_connected() {
+            tokio::select! {
+                _ = pair.ours.select_next_some() => {}
+                _ = pair.stranger.select_next_some() => {}
+            }
+        }
         pair
     }
 

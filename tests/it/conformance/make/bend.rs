@@ -18,8 +18,8 @@ pub(super) fn tolerated(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     bent
 }
 
-/// Encodings of no value, each with why.
-pub(super) fn refused(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>, &'static str)> {
+/// Encodings of no value, each with why. The field at `required` must be there.
+pub(super) fn refused(bytes: &[u8], required: usize) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let mut bent = vec![
         ("empty", Vec::new(), "no byte at all"),
         ("cut", bytes[..bytes.len() - 1].to_vec(), "the last byte is missing"),
@@ -33,7 +33,7 @@ pub(super) fn refused(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>, &'static str)
             bent.push((name, item.encode(), why));
         }
     };
-    add("missing field", "the first field is missing", &|record| drop(record.remove(0)));
+    add("missing field", "a field that may not be null is missing", &|record| drop(record.remove(required)));
     add("repeated field", "the first field stands twice", &|record| record.push(record[0].clone()));
     add("mistyped field", "the first field is a bool", &|record| record[0].1 = Cbor::Other(vec![0xf5]));
     bent

@@ -165,21 +165,21 @@ fn safetensors_refused(maker: &mut Maker) {
     maker.invalid(kind, "unknown type", &file(r#"{"a":{"dtype":"F7","shape":[1],"data_offsets":[0,1]}}"#, &[0])[..], "header", "no such type");
     maker.invalid(kind, "cut", &file(&one("[0,3]", "[3]"), &[1, 2])[..], "gap", "the tensor ends after the file");
     maker.invalid(kind, "byte after the end", &file(&one("[0,1]", "[1]"), &[1, 2])[..], "gap", "the file ends after the tensor");
-    maker.invalid(kind, "hole at the start", &file(&one("[1,2]", "[1]"), &[1, 2])[..], "tensor", "the first tensor begins at 0");
-    maker.invalid(kind, "offsets that don't fit the shape", &file(&one("[0,2]", "[3]"), &[1, 2])[..], "tensor", "three elements need three bytes");
+    maker.invalid(kind, "hole at the start", &file(&one("[1,2]", "[1]"), &[1, 2])[..], "header", "the first tensor begins at 0");
+    maker.invalid(kind, "offsets that don't fit the shape", &file(&one("[0,2]", "[3]"), &[1, 2])[..], "header", "three elements need three bytes");
     let overflow = one("[0,0]", "[4294967296,4294967296,0]");
-    maker.invalid(kind, "shape that overflows", &file(&overflow, &[])[..], "tensor", "a zero does not hide an overflow");
-    maker.invalid(kind, "nine dimensions", &file(&one("[0,1]", "[1,1,1,1,1,1,1,1,1]"), &[1])[..], "tensor", "at most eight");
+    maker.invalid(kind, "shape that overflows", &file(&overflow, &[])[..], "header", "a zero does not hide an overflow");
+    maker.invalid(kind, "nine dimensions", &file(&one("[0,1]", "[1,1,1,1,1,1,1,1,1]"), &[1])[..], "header", "at most eight");
     let overlap = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#;
-    maker.invalid(kind, "overlap", &file(overlap, &[1, 2, 3])[..], "tensor", "b begins inside a");
+    maker.invalid(kind, "overlap", &file(overlap, &[1, 2, 3])[..], "header", "b begins inside a");
     let name = "n".repeat(513);
     let long = format!(r#"{{"{name}":{{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}}}"#);
-    maker.invalid(kind, "name of 513 bytes", &file(&long, &[1])[..], "tensor", "at most 512");
+    maker.invalid(kind, "name of 513 bytes", &file(&long, &[1])[..], "header", "at most 512");
 }
 
 fn update_page() -> Page {
     let mut maker = Maker::new("update");
-    let base: Vec<f32> = (0..300_u8).map(|index| f32::from(index % 50) / 8.0 - 2.0).collect();
+    let base: Vec<f32> = (0..300_u16).map(|index| f32::from(index % 50) / 8.0 - 2.0).collect();
     let trained: Vec<f32> = base.iter().map(|value| value * 0.75 + 0.125).collect();
     let model = |values: &[f32]| {
         let big = floats(values);

@@ -245,8 +245,8 @@ fn state_page() -> Page {
     let mut maker = Maker::new("ledger-state");
     let (job, node, round): (_, _, Round) = (sample::job(), sample::key(1), 3);
     let keys = [
-        ("Account", Key::Account(node)),
         ("Genesis", Key::Genesis),
+        ("Account", Key::Account(node)),
         ("Clock", Key::Clock),
         ("Node", Key::Node(node)),
         ("NodeClock", Key::NodeClock(node)),
@@ -297,7 +297,7 @@ fn proofs(maker: &mut Maker) {
     let proofs: Vec<_> = known.iter().cloned().chain(strangers).map(|key| (ledger.prove(&key), key)).collect();
     let named: Vec<_> = proofs.iter().map(|(proof, key)| (key_name(key), proof.clone())).collect();
     let named: Vec<_> = named.iter().map(|(name, proof)| (name.as_str(), proof)).collect();
-    maker.cbor("record-proof", &named);
+    maker.cbor_with("record-proof", &named, 1);
     let mut holds = |app_hash: Digest, key: &Key, proof: &atlas_node::chain::ledger::Proof| {
         let (key, proof) = (hex::encode(codec::encode(key)), hex::encode(codec::encode(proof)));
         maker.computed("proof-holds", json!({ "app_hash": app_hash, "key": key, "proof": proof }));

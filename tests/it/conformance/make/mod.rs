@@ -70,6 +70,11 @@ impl Maker {
 
     /// A message or record in CBOR, and what every reader of its kind must take and refuse. The first one is bent.
     fn cbor<T: Serialize>(&mut self, kind: &str, samples: &[(&str, T)]) {
+        self.cbor_with(kind, samples, 0);
+    }
+
+    /// The same of a record whose field at `required`, and not the first, must be there.
+    fn cbor_with<T: Serialize>(&mut self, kind: &str, samples: &[(&str, T)], required: usize) {
         for (name, sample) in samples {
             self.valid(kind, name, &codec::encode(sample));
         }
@@ -77,7 +82,7 @@ impl Maker {
         for (name, bytes) in bend::tolerated(&bytes) {
             self.valid(kind, name, &bytes);
         }
-        for (name, bytes, why) in bend::refused(&bytes) {
+        for (name, bytes, why) in bend::refused(&bytes, required) {
             self.invalid(kind, name, &bytes[..], "malformed", why);
         }
         self.invalid(kind, "33 levels", &bend::deep()[..], "too_deep", "readers refuse nesting deeper than 32");
@@ -97,7 +102,7 @@ impl Maker {
         for (name, body) in bend::tolerated(&first.body) {
             self.valid(kind, name, &envelope(&sample::sign::<T>(own, &body)));
         }
-        for (name, body, why) in bend::refused(&first.body) {
+        for (name, body, why) in bend::refused(&first.body, 0) {
             self.invalid(kind, name, &envelope(&sample::sign::<T>(own, &body))[..], error_of(kind, "body"), why);
         }
         self.signatures::<T>(kind, own, &first);
