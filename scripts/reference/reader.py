@@ -5,8 +5,7 @@ It shares no code with the node: it reads the forms out of `protocols/schema.cdd
 signed objects out of the pages, and checks every vector in `protocols/vectors/`: decodes and encodes, verifies
 signatures, recomputes what the pages define, and refuses what they say is to be refused.
 
-    .venv/bin/python scripts/reference/reader.py           all pages
-    .venv/bin/python scripts/reference/reader.py health    one
+    .venv/bin/python scripts/reference/reader.py [DIRECTORY]    the checkout's protocols/, or another one
 """
 
 import json
@@ -55,18 +54,18 @@ FORMATS = {
 
 
 class Reader:
-    def __init__(self):
-        source = (PROTOCOLS / "schema.cddl").read_text()
+    def __init__(self, protocols):
+        source = (protocols / "schema.cddl").read_text()
         self.schema = Schema(source)
         #: Name of a signed type to its domain, which stands behind its rule.
         self.domains = dict(re.findall(r"^(signed-[a-z-]+) = .*; (atlas/[a-z-]+/v\d+)$", source, re.M))
-        self.objects = self.signed_objects()
+        self.objects = self.signed_objects(protocols)
 
-    def signed_objects(self):
+    def signed_objects(self, protocols):
         """Domain to (limit, field that must be the signer), out of the pages' sentences."""
         sentence = r"domain `(atlas/[^`]+)`, at most ([\d,]+) bytes[^;]*; (?:`(\w+)` must be the signer)?"
         found = {}
-        for page in PROTOCOLS.glob("*.md"):
+        for page in protocols.glob("*.md"):
             for domain, limit, field in re.findall(sentence, page.read_text()):
                 found[domain] = (int(limit.replace(",", "")), field or None)
         return found
@@ -165,10 +164,10 @@ class Reader:
         return None if written == wanted else f"{place}: a writer writes {written.hex()}"
 
 
-def main(wanted):
-    reader, complaints, checked = Reader(), [], 0
-    for path in sorted((PROTOCOLS / "vectors").glob("*.json")):
-        if path.stem in OTHER_FORMS or (wanted and path.stem not in wanted):
+def main(protocols):
+    reader, complaints, checked = Reader(protocols), [], 0
+    for path in sorted((protocols / "vectors").glob("*.json")):
+        if path.stem in OTHER_FORMS:
             continue
         page = json.loads(path.read_text())
         complaints += filter(None, (reader.check(path.stem, vector) for vector in page["vectors"]))
@@ -184,4 +183,4 @@ def main(wanted):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else PROTOCOLS))

@@ -2,15 +2,12 @@
 
 use atlas_node::{
     chain::ledger::{Key, Proof},
-    codec, gossip,
-    identity,
+    codec, gossip, identity,
     proof::{Expected, seed, trace},
     shard::dataset::{self, CutSpec, RecordFormat},
     store::Files as _,
     tensor::{Tensors, root, update},
-    types::{
-        AssignmentId, ContentId, Digest, JobId, NodeKey, RoundOutcome, TaskId, UpdateCodec, rendezvous,
-    },
+    types::{AssignmentId, ContentId, Digest, JobId, NodeKey, RoundOutcome, TaskId, UpdateCodec, rendezvous},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};

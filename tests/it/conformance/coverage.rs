@@ -32,12 +32,18 @@ const OWN_AFFAIRS: &[&str] = &[
 
 #[test]
 fn every_type_of_the_wire_is_registered() {
-    let registered: BTreeSet<(String, String)> =
-        registry::all().iter().filter_map(|known| known.source).map(|(file, name)| (file.into(), name.into())).collect();
+    let registered: BTreeSet<(String, String)> = registry::all()
+        .iter()
+        .filter_map(|known| known.source)
+        .map(|(file, name)| (file.into(), name.into()))
+        .collect();
     let found = wire_types();
     assert!(found.len() > 20, "the scan finds the types: {found:?}");
     let forgotten: Vec<_> = found.difference(&registered).collect();
-    assert!(forgotten.is_empty(), "without a page and vectors: {forgotten:?}; register them in conformance/registry.rs");
+    assert!(
+        forgotten.is_empty(),
+        "without a page and vectors: {forgotten:?}; register them in conformance/registry.rs"
+    );
     let gone: Vec<_> = registered.difference(&found).collect();
     assert!(gone.is_empty(), "registered, but not found in src/: {gone:?}");
 }
@@ -256,6 +262,7 @@ fn read(file: &str) -> String {
 /// As the pages write numbers: `1,048,576`.
 fn thousands(number: usize) -> String {
     let digits = number.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).unwrap()).collect();
     groups.join(",")
 }

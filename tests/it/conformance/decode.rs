@@ -153,8 +153,7 @@ fn of_codec(error: &codec::Error) -> String {
 
 /// A signed object that stands alone.
 pub(crate) fn signed<T: SignedObject>(bytes: &[u8]) -> Result<Read, String> {
-    let signed: Signed =
-        codec::decode(bytes, T::LIMIT + gossip::ENVELOPE).map_err(|error| of_codec(&error))?;
+    let signed: Signed = codec::decode(bytes, T::LIMIT + gossip::ENVELOPE).map_err(|error| of_codec(&error))?;
     let object: T = signed.open().map_err(|error| of_signed(&error))?;
     assert_eq!(codec::encode(&signed).len(), bytes.len(), "vectors have canonical envelopes");
     Ok(opened(&signed, &object))
@@ -365,6 +364,7 @@ fn of_update(error: &tensor::update::Error) -> String {
 /// A store in a directory that goes when the store does.
 pub(crate) fn files() -> (tempfile::TempDir, Arc<atlas_node::shard::Files>) {
     let directory = tempfile::tempdir().unwrap();
-    let store = atlas_node::store::BlockStore::open(directory.path(), atlas_node::store::Quota { bytes: 1 << 30 }).unwrap();
+    let store =
+        atlas_node::store::BlockStore::open(directory.path(), atlas_node::store::Quota { bytes: 1 << 30 }).unwrap();
     (directory, Arc::new(atlas_node::shard::Files::new(store)))
 }

@@ -63,7 +63,12 @@ macro_rules! protocol {
     };
 }
 
-fn signed<T: SignedObject>(name: &'static str, file: &'static str, object: &'static str, page: &'static str) -> WireType {
+fn signed<T: SignedObject>(
+    name: &'static str,
+    file: &'static str,
+    object: &'static str,
+    page: &'static str,
+) -> WireType {
     WireType { name, source: Some((file, object)), page, limit: Some(T::LIMIT), decode: decode::signed::<T> }
 }
 
@@ -83,13 +88,7 @@ pub(crate) fn all() -> Vec<WireType> {
         "infer-response"
     ));
     types.extend(protocol!(proof::State, "proof/wire.rs", "proof", "proof-request", "proof-response"));
-    types.extend(protocol!(
-        rpc::State,
-        "chain/rpc/wire.rs",
-        "ledger-rpc",
-        "ledger-rpc-request",
-        "ledger-rpc-response"
-    ));
+    types.extend(protocol!(rpc::State, "chain/rpc/wire.rs", "ledger-rpc", "ledger-rpc-request", "ledger-rpc-response"));
     types.extend(shard_messages());
     types.extend(signed_objects());
     types.extend(ledger_values());

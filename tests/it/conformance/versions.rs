@@ -6,10 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use atlas_node::{
     clock, health,
     identity::Keypair,
-    protocol::{
-        Action, DecodeError, Message, RequestId, ResponseToken, SendError, State,
-        behaviour::Behaviour,
-    },
+    protocol::{Action, DecodeError, Message, RequestId, ResponseToken, SendError, State, behaviour::Behaviour},
     types::Time,
 };
 use bytes::Bytes;

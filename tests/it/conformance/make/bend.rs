@@ -2,10 +2,13 @@
 
 use super::super::cbor::Cbor;
 
+/// The entries of a record.
+type Record = Vec<(Cbor, Cbor)>;
+
 /// Encodings of the same value, but for an entry that nobody knows.
 pub(super) fn tolerated(bytes: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut bent = Vec::new();
-    let mut add = |name, change: &dyn Fn(&mut Vec<(Cbor, Cbor)>)| {
+    let mut add = |name, change: &dyn Fn(&mut Record)| {
         let mut item = Cbor::parse(bytes);
         if let Some(record) = item.record() {
             change(record);
@@ -24,9 +27,13 @@ pub(super) fn refused(bytes: &[u8], required: usize) -> Vec<(&'static str, Vec<u
         ("empty", Vec::new(), "no byte at all"),
         ("cut", bytes[..bytes.len() - 1].to_vec(), "the last byte is missing"),
         ("byte after the end", [bytes, &[0]].concat(), "one item and nothing after it"),
-        ("unknown kind", Cbor::Map(vec![("A_later_kind".into(), Cbor::Map(vec![]))]).encode(), "no such kind or record"),
+        (
+            "unknown kind",
+            Cbor::Map(vec![("A_later_kind".into(), Cbor::Map(vec![]))]).encode(),
+            "no such kind or record",
+        ),
     ];
-    let mut add = |name, why, change: &dyn Fn(&mut Vec<(Cbor, Cbor)>)| {
+    let mut add = |name, why, change: &dyn Fn(&mut Record)| {
         let mut item = Cbor::parse(bytes);
         if let Some(record) = item.record() {
             change(record);

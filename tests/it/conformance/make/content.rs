@@ -34,9 +34,7 @@ fn content_page() -> Page {
     let lines: String = (0..23).map(|line| format!("{line},{}\n", line * line)).collect();
     let with_header = hex::encode(format!("x,y\n{lines}\n7,7"));
     let lines = json!({ "kind": "lines", "header": true });
-    let cut = |bytes: &str, format, seed: u64, slots, held_out| {
-        json!({ "bytes": bytes, "format": format, "seed": seed, "slots": slots, "held_out": held_out, "file_name": "t.csv" })
-    };
+    let cut = |bytes: &str, format, seed: u64, slots, held_out| json!({ "bytes": bytes, "format": format, "seed": seed, "slots": slots, "held_out": held_out, "file_name": "t.csv" });
     maker.computed("cut", cut(&with_header, &lines, 42, 3, 1_500));
     let fixed = json!({ "kind": "fixed", "bytes": 2 });
     maker.computed("cut", cut(&hex::encode([7; 40]), &fixed, u64::MAX, 4, 0));
@@ -56,13 +54,31 @@ fn nodes(maker: &mut Maker) {
     maker.valid(kind, "an empty directory", &Node { links: vec![], data: DIRECTORY.to_vec() }.encode());
     maker.valid(kind, "data before links", &[&bytes[data..], &bytes[..data]].concat());
     maker.invalid(kind, "cut", &bytes[..bytes.len() - 1], "protobuf", "the data is shorter than announced");
-    maker.invalid(kind, "fixed-width field", &[0x0d, 0, 0, 0, 0][..], "protobuf", "neither schema has such a wire type");
-    maker.invalid(kind, "varint of 65 bits", &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02][..], "protobuf", "a length over 64 bits");
+    maker.invalid(
+        kind,
+        "fixed-width field",
+        &[0x0d, 0, 0, 0, 0][..],
+        "protobuf",
+        "neither schema has such a wire type",
+    );
+    maker.invalid(
+        kind,
+        "varint of 65 bits",
+        &[0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02][..],
+        "protobuf",
+        "a length over 64 bits",
+    );
     maker.invalid(kind, "unknown field", &[0x1a, 0x00][..], "field", "dag-pb has the fields 1 and 2");
     let around = [&bytes[..], &bytes[..data]].concat();
     maker.invalid(kind, "links around the data", &around[..], "field", "links stand on one side of the data");
     maker.invalid(kind, "link without a CID", &[0x12, 0x02, 0x12, 0x00][..], "link", "a link names a block");
-    maker.invalid(kind, "link with a cut CID", &[0x12, 0x04, 0x0a, 0x02, 0x01, 0x55][..], "link", "the bytes are no CID");
+    maker.invalid(
+        kind,
+        "link with a cut CID",
+        &[0x12, 0x04, 0x0a, 0x02, 0x01, 0x55][..],
+        "link",
+        "the bytes are no CID",
+    );
     let padded = [&[0x12, 0x27, 0x0a, 0x25][..], &sample::cid("a").0.to_bytes(), &[0]].concat();
     maker.invalid(kind, "link with a byte after the CID", &padded[..], "link", "a CID ends where its hash ends");
     let name = Node { links: vec![link("a")], data: vec![] }.encode();
@@ -83,7 +99,13 @@ fn unixfs(maker: &mut Maker) {
     maker.valid(kind, "file with packed sizes", &node(vec![nameless("1"), nameless("2")], &packed));
     maker.valid(kind, "leaf that is no raw block", &node(vec![], &[0x08, 0x02, 0x12, 0x02, b'h', b'i', 0x18, 0x02]));
     maker.invalid(kind, "no type", &node(vec![], &[])[..], "field", "the data says what it is");
-    maker.invalid(kind, "unknown field", &node(vec![], &[0x08, 0x01, 0x48, 0x00])[..], "field", "UnixFS has the fields 1 to 8");
+    maker.invalid(
+        kind,
+        "unknown field",
+        &node(vec![], &[0x08, 0x01, 0x48, 0x00])[..],
+        "field",
+        "UnixFS has the fields 1 to 8",
+    );
     maker.invalid(kind, "symbolic link", &node(vec![], &[0x08, 0x04])[..], "type", "links could leave the directory");
     for name in ["", ".", "..", "a/b", "a\0b"] {
         let bytes = node(vec![link(name)], &DIRECTORY);
@@ -156,21 +178,65 @@ fn state_root_page() -> Page {
 
 fn safetensors_refused(maker: &mut Maker) {
     let kind = "safetensors";
-    let one = |offsets: &str, shape: &str| format!(r#"{{"a":{{"dtype":"U8","shape":{shape},"data_offsets":{offsets}}}}}"#);
+    let one =
+        |offsets: &str, shape: &str| format!(r#"{{"a":{{"dtype":"U8","shape":{shape},"data_offsets":{offsets}}}}}"#);
     maker.invalid(kind, "seven bytes", &[0; 7][..], "header", "a header length has eight");
     let huge = (1_048_577_u64).to_le_bytes();
     maker.invalid(kind, "header bomb", Bytes::zeros(&huge, 1_048_577), "header", "over 1 MiB");
-    maker.invalid(kind, "header longer than the file", &[9, 0, 0, 0, 0, 0, 0, 0, b'{'][..], "header", "nine bytes are announced");
+    maker.invalid(
+        kind,
+        "header longer than the file",
+        &[9, 0, 0, 0, 0, 0, 0, 0, b'{'][..],
+        "header",
+        "nine bytes are announced",
+    );
     maker.invalid(kind, "no JSON", &file("{]", &[])[..], "header", "not JSON");
-    maker.invalid(kind, "unknown type", &file(r#"{"a":{"dtype":"F7","shape":[1],"data_offsets":[0,1]}}"#, &[0])[..], "header", "no such type");
+    maker.invalid(
+        kind,
+        "unknown type",
+        &file(r#"{"a":{"dtype":"F7","shape":[1],"data_offsets":[0,1]}}"#, &[0])[..],
+        "header",
+        "no such type",
+    );
     maker.invalid(kind, "cut", &file(&one("[0,3]", "[3]"), &[1, 2])[..], "gap", "the tensor ends after the file");
-    maker.invalid(kind, "byte after the end", &file(&one("[0,1]", "[1]"), &[1, 2])[..], "gap", "the file ends after the tensor");
-    maker.invalid(kind, "hole at the start", &file(&one("[1,2]", "[1]"), &[1, 2])[..], "header", "the first tensor begins at 0");
-    maker.invalid(kind, "offsets that don't fit the shape", &file(&one("[0,2]", "[3]"), &[1, 2])[..], "header", "three elements need three bytes");
+    maker.invalid(
+        kind,
+        "byte after the end",
+        &file(&one("[0,1]", "[1]"), &[1, 2])[..],
+        "gap",
+        "the file ends after the tensor",
+    );
+    maker.invalid(
+        kind,
+        "hole at the start",
+        &file(&one("[1,2]", "[1]"), &[1, 2])[..],
+        "header",
+        "the first tensor begins at 0",
+    );
+    maker.invalid(
+        kind,
+        "offsets that don't fit the shape",
+        &file(&one("[0,2]", "[3]"), &[1, 2])[..],
+        "header",
+        "three elements need three bytes",
+    );
     let overflow = one("[0,0]", "[4294967296,4294967296,0]");
-    maker.invalid(kind, "shape that overflows", &file(&overflow, &[])[..], "header", "a zero does not hide an overflow");
-    maker.invalid(kind, "nine dimensions", &file(&one("[0,1]", "[1,1,1,1,1,1,1,1,1]"), &[1])[..], "header", "at most eight");
-    let overlap = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#;
+    maker.invalid(
+        kind,
+        "shape that overflows",
+        &file(&overflow, &[])[..],
+        "header",
+        "a zero does not hide an overflow",
+    );
+    maker.invalid(
+        kind,
+        "nine dimensions",
+        &file(&one("[0,1]", "[1,1,1,1,1,1,1,1,1]"), &[1])[..],
+        "header",
+        "at most eight",
+    );
+    let overlap =
+        r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#;
     maker.invalid(kind, "overlap", &file(overlap, &[1, 2, 3])[..], "header", "b begins inside a");
     let name = "n".repeat(513);
     let long = format!(r#"{{"{name}":{{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}}}"#);
@@ -207,7 +273,8 @@ fn update_page() -> Page {
 
 /// An update of one tensor `w`: its head, then `payload`.
 fn small(codec: u8, elements: u8, payload: &[u8]) -> Vec<u8> {
-    let head = [b"ATLASUPD", &[1, 0, codec, 0, 1, 0, 0, 0][..], &[1, 0, b'w', 1, elements, 0, 0, 0, 0, 0, 0, 0]].concat();
+    let head =
+        [b"ATLASUPD", &[1, 0, codec, 0, 1, 0, 0, 0][..], &[1, 0, b'w', 1, elements, 0, 0, 0, 0, 0, 0, 0]].concat();
     let padded = head.len().next_multiple_of(8);
     [&head[..], &vec![0; padded - head.len()], payload].concat()
 }
@@ -245,7 +312,13 @@ fn updates_refused(maker: &mut Maker) {
     maker.invalid(kind, "infinite scale", &small(1, 1, &[0x80, 0x7f, 1])[..], "not_finite", "the scale is infinite");
     maker.invalid(kind, "negative scale", &small(1, 1, &[0x80, 0xbf, 127])[..], "malformed", "a scale is not negative");
     maker.invalid(kind, "-128", &small(1, 2, &[0x80, 0x3f, 127, 0x80])[..], "malformed", "the smallest is -127");
-    maker.invalid(kind, "superfluous scale", &small(1, 1, &[0x80, 0x3f, 100])[..], "malformed", "a smaller scale covers it");
+    maker.invalid(
+        kind,
+        "superfluous scale",
+        &small(1, 1, &[0x80, 0x3f, 100])[..],
+        "malformed",
+        "a smaller scale covers it",
+    );
     maker.invalid(kind, "scale of a block of zeros", &small(1, 1, &[0x80, 0x3f, 0])[..], "malformed", "it is 0");
     maker.invalid(kind, "values without a scale", &small(1, 1, &[0, 0, 1])[..], "malformed", "0 covers zeros alone");
 }

@@ -24,14 +24,23 @@ pub(super) fn pages() -> Vec<Page> {
         ("Error", "with a hint", r#"{"code":"not_found","message":"no such job","hint":"atlas-node jobs"}"#.to_owned()),
         ("Error", "without", r#"{"code":"busy","message":"ask again"}"#.to_owned()),
         ("NodeEvent", "lost", r#"{"event":"lost","count":3}"#.to_owned()),
-        ("NodeEvent", "progress", format!(r#"{{"event":"progress","task":"{job}-1","round":3,"step":20,"of":60,"loss":null}}"#)),
+        (
+            "NodeEvent",
+            "progress",
+            format!(r#"{{"event":"progress","task":"{job}-1","round":3,"step":20,"of":60,"loss":null}}"#),
+        ),
     ];
     for (kind, name, body) in &bodies {
         maker.valid(kind, name, body.as_bytes());
     }
     let refused = [
         ("Submit", "missing field", r#"{"job_file":""}"#.to_owned(), "`base_directory` is needed"),
-        ("Submit", "unknown field", r#"{"job_file":"","base_directory":"/","later":1}"#.to_owned(), "bodies are closed"),
+        (
+            "Submit",
+            "unknown field",
+            r#"{"job_file":"","base_directory":"/","later":1}"#.to_owned(),
+            "bodies are closed",
+        ),
         ("SubmitPrepared", "no JSON", "{".to_owned(), "not JSON"),
         ("Infer", "no input", format!(r#"{{"job":"{job}"}}"#), "`input` is needed"),
         ("Infer", "no job id", r#"{"job":"../x","input":1}"#.to_owned(), "an id has 64 hexadecimal digits"),

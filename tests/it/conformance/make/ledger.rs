@@ -64,10 +64,7 @@ fn messages() -> Vec<(&'static str, Transaction)> {
             "UpdateHeartbeat",
             transaction(Message::UpdateHeartbeat { beats: vec![sample::keypair(1).seal(&sample::beat())] }),
         ),
-        (
-            "SubmitJob",
-            transaction(Message::SubmitJob { spec: Box::new(sample::spec()), shards: sample::shards() }),
-        ),
+        ("SubmitJob", transaction(Message::SubmitJob { spec: Box::new(sample::spec()), shards: sample::shards() })),
         ("CreateTask", transaction(Message::CreateTask { job_id, shard: sample::shards().remove(0) })),
         ("TakeLease", transaction(Message::TakeLease { task_id, generation: 0 })),
         ("UpdateTaskStatus with a checkpoint", transaction(report)),

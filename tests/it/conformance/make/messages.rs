@@ -158,7 +158,11 @@ fn proof_page() -> Page {
         ],
     );
     let long = Refused { retryable: false, reason: "ü".repeat(300) };
-    maker.valid("proof-response", "reason of 600 bytes, which the reader cuts", &codec::encode(&Response::Refused(long)));
+    maker.valid(
+        "proof-response",
+        "reason of 600 bytes, which the reader cuts",
+        &codec::encode(&Response::Refused(long)),
+    );
     for count in [2_u32, 3, 4, 7, 256] {
         let trace: Vec<_> = (0..count).map(|index| sample::digest(&format!("state {index}"))).collect();
         maker.computed("trace-root", json!({ "trace": trace }));
@@ -228,7 +232,12 @@ fn shard_requests(maker: &mut Maker) {
 fn shard_responses(maker: &mut Maker) {
     use shard::wire::{Refusal, Response, Slot};
     let kind = "shard-response";
-    let slots = vec![Slot::Present(b"first".to_vec().into()), Slot::Missing, Slot::Present(b"2".to_vec().into()), Slot::Omitted];
+    let slots = vec![
+        Slot::Present(b"first".to_vec().into()),
+        Slot::Missing,
+        Slot::Present(b"2".to_vec().into()),
+        Slot::Omitted,
+    ];
     let blocks = Response::Blocks(slots).encode().concat();
     maker.valid(kind, "Blocks", &blocks);
     maker.valid(kind, "an empty block", &Response::Blocks(vec![Slot::Present(Vec::new().into())]).encode().concat());
@@ -239,7 +248,13 @@ fn shard_responses(maker: &mut Maker) {
     }
     maker.valid(kind, "Noted", &Response::Noted.encode().concat());
     maker.invalid(kind, "cut", &blocks[..blocks.len() - 1], "cut", "the last block is shorter than announced");
-    maker.invalid(kind, "byte after the end", &[&blocks[..], &[0]].concat()[..], "trailing", "a byte after the last block");
+    maker.invalid(
+        kind,
+        "byte after the end",
+        &[&blocks[..], &[0]].concat()[..],
+        "trailing",
+        "a byte after the last block",
+    );
     maker.invalid(kind, "no block", &[1, 0][..], "count", "an answer has at least one state");
     maker.invalid(kind, "five blocks", &[1, 5][..], "count", "an answer has at most four states");
     maker.invalid(kind, "block of 4 GiB", &[1, 1, 1, 0xff, 0xff, 0xff, 0xff][..], "block", "over 2 MiB");

@@ -112,7 +112,8 @@ impl Maker {
     fn signatures<T: SignedObject>(&mut self, kind: &str, own: &Keypair, first: &Signed) {
         let other = sample::keypair(9);
         let signature = error_of(kind, "signature");
-        let newer = Signed { signature: sample::signature(own, &format!("{}+1", T::DOMAIN), &first.body), ..first.clone() };
+        let newer =
+            Signed { signature: sample::signature(own, &format!("{}+1", T::DOMAIN), &first.body), ..first.clone() };
         let why = "signed under another domain, as a newer version of the object would be";
         self.invalid(kind, "another domain", &envelope(&newer)[..], signature, why);
         let mut altered = first.clone();

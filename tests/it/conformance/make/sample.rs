@@ -7,7 +7,7 @@ use atlas_node::{
     types::{
         AggregationRule, AppliedSlot, AssignmentId, Attestation, Beat, CheckpointManifest, CheckpointRef, ContentId,
         Digest, JobId, JobSpec, Load, Metrics, NodeKey, OuterStep, OutputKind, Quorum, Receipt, Resources,
-        RoundOutcome, RoundVote, Settle, ShardSpec, Signed, SignatureBytes, SignedObject, TaskId, TaskType, Time,
+        RoundOutcome, RoundVote, Settle, ShardSpec, SignatureBytes, Signed, SignedObject, TaskId, TaskType, Time,
         UpdateCodec,
     },
 };
@@ -87,7 +87,9 @@ pub(super) fn spec() -> JobSpec {
 }
 
 pub(super) fn shards() -> Vec<ShardSpec> {
-    (0..2).map(|slot| ShardSpec { cid: directory(&format!("shard {slot}")), size: 54_321, records: 700 + slot }).collect()
+    (0..2)
+        .map(|slot| ShardSpec { cid: directory(&format!("shard {slot}")), size: 54_321, records: 700 + slot })
+        .collect()
 }
 
 pub(super) fn reference() -> CheckpointRef {

@@ -102,9 +102,12 @@ fn rendezvous_page() -> Page {
     order(rendezvous::WATCHER, vec![sample::key(1).to_string()]);
     order(rendezvous::PROBER, vec![sample::key(1).to_string(), sample::key(2).to_string()]);
     order(rendezvous::VERIFIER, vec![job.clone(), number(1), number(3)]);
-    for (slot, generation, holders) in [(0, 0, vec![]), (1, 0, vec![]), (1, 12, vec![2, 2, 4]), (u32::MAX, u32::MAX, vec![1])] {
+    for (slot, generation, holders) in
+        [(0, 0, vec![]), (1, 0, vec![]), (1, 12, vec![2, 2, 4]), (u32::MAX, u32::MAX, vec![1])]
+    {
         let holders: Vec<_> = holders.into_iter().map(sample::key).collect();
-        let input = json!({ "job": job, "slot": slot, "generation": generation, "candidates": candidates, "holders": holders });
+        let input =
+            json!({ "job": job, "slot": slot, "generation": generation, "candidates": candidates, "holders": holders });
         maker.computed("volunteers", input);
     }
     maker.done()
