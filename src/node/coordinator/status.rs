@@ -31,6 +31,8 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// Names architecture, effective instruction set, library builds and threads (proof.md, `class_id`).
     pub class_id: Digest,
+    /// The root of the known-answer run; zero until it has ended.
+    pub kat_root: Digest,
     /// Where Kubo is looked for.
     pub ipfs_endpoint: String,
     /// This process carries the configured ledger.
