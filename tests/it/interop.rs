@@ -34,7 +34,7 @@ const BOTH: &[&str] = &["--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
 /// More than one chunk, and a last one that is shorter.
 const FILE_BYTES: u32 = 3 * 1024 * 1024 + 5;
 /// SHA-256 of something that nobody has.
-const NOWHERE: &str = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
+const NOWHERE: &str = "bafkreiemqpndzewx4bioklzfvhtiegsfny5fxuc3nkjk2vmcpjxiammsti";
 
 // --- the foreign peer -------------------------------------------------------------------------------------------------
 
