@@ -40,6 +40,10 @@ fn is_zero(number: &u32) -> bool {
 impl SignedObject for Transaction {
     const DOMAIN: &'static str = "atlas/transaction/v1";
     const LIMIT: usize = MAX_TRANSACTION;
+
+    fn speaker(&self) -> Option<NodeKey> {
+        None
+    }
 }
 
 /// What a transaction does. The creator (signer) is not repeated inside.

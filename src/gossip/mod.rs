@@ -148,16 +148,20 @@ pub struct JobMessage {
 }
 
 macro_rules! gossip_object {
-    ($name:ident, $domain:literal) => {
+    ($name:ident, $domain:literal, $speaker:ident) => {
         impl SignedObject for $name {
             const DOMAIN: &'static str = $domain;
             const LIMIT: usize = MAX_MESSAGE;
+
+            fn speaker(&self) -> Option<NodeKey> {
+                Some(self.$speaker)
+            }
         }
     };
 }
 
-gossip_object!(Announcement, "atlas/announcement/v1");
-gossip_object!(AssignmentNotice, "atlas/assignment-notice/v1");
-gossip_object!(Rollback, "atlas/rollback/v1");
-gossip_object!(StatusChange, "atlas/status-change/v1");
-gossip_object!(JobMessage, "atlas/job-message/v1");
+gossip_object!(Announcement, "atlas/announcement/v1", submitter);
+gossip_object!(AssignmentNotice, "atlas/assignment-notice/v1", node);
+gossip_object!(Rollback, "atlas/rollback/v1", node_id);
+gossip_object!(StatusChange, "atlas/status-change/v1", observer);
+gossip_object!(JobMessage, "atlas/job-message/v1", node);

@@ -4,7 +4,7 @@
 //! libp2p shim around any of them. It holds no policy: it carries messages and a timer.
 
 pub mod behaviour;
-mod frame;
+pub mod frame;
 
 use bytes::Bytes;
 use libp2p::PeerId;

@@ -18,7 +18,6 @@
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use cid::Cid;
 
 use crate::{
     protocol::{DecodeError, Message},
@@ -277,7 +276,7 @@ fn take_cid(bytes: &mut Bytes) -> Result<ContentId, DecodeError> {
     if length > bytes.len() {
         return Err(cut());
     }
-    Cid::try_from(&bytes.split_to(length)[..]).map(ContentId).map_err(|source| error(format!("not a CID: {source}")))
+    ContentId::from_bytes(&bytes.split_to(length)).ok_or_else(|| error("not a CID".into()))
 }
 
 fn take_count(bytes: &mut Bytes, most: usize) -> Result<usize, DecodeError> {

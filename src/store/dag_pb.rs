@@ -116,9 +116,9 @@ fn decode_link(bytes: &[u8]) -> Result<Link, Error> {
             _ => return Err(Error::Field),
         }
     }
-    let cid = Cid::try_from(cid.ok_or(Error::Link)?).map_err(|_| Error::Link)?;
+    let cid = ContentId::from_bytes(cid.ok_or(Error::Link)?).ok_or(Error::Link)?;
     let name = String::from_utf8(name.unwrap_or_default().to_vec()).map_err(|_| Error::Name)?;
-    Ok(Link { cid: ContentId(cid), name, total_size: total_size.unwrap_or(0) })
+    Ok(Link { cid, name, total_size: total_size.unwrap_or(0) })
 }
 
 /// The CIDs that the block `bytes` named `cid` links to, in order; none for a raw block.

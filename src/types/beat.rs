@@ -33,4 +33,8 @@ pub struct Beat {
 impl SignedObject for Beat {
     const DOMAIN: &'static str = "atlas/beat/v1";
     const LIMIT: usize = 1024;
+
+    fn speaker(&self) -> Option<NodeKey> {
+        Some(self.node)
+    }
 }

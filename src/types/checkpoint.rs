@@ -53,4 +53,8 @@ pub struct CheckpointManifest {
 impl SignedObject for CheckpointManifest {
     const DOMAIN: &'static str = "atlas/checkpoint/v1";
     const LIMIT: usize = 16 * 1024;
+
+    fn speaker(&self) -> Option<NodeKey> {
+        Some(self.node)
+    }
 }

@@ -217,6 +217,13 @@ impl<'de> Deserialize<'de> for TaskId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentId(pub Cid);
 
+impl ContentId {
+    /// Reads a binary CID; `None` for bytes that are none, or that have more after it (which the `cid` crate lets pass).
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Cid::try_from(bytes).ok().filter(|cid| cid.encoded_len() == bytes.len()).map(Self)
+    }
+}
+
 impl fmt::Display for ContentId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -253,7 +260,7 @@ impl<'de> Deserialize<'de> for ContentId {
             String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
         } else {
             let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
-            Cid::try_from(bytes.as_slice()).map(Self).map_err(D::Error::custom)
+            Self::from_bytes(&bytes).ok_or_else(|| D::Error::custom("not a binary CID"))
         }
     }
 }
@@ -272,5 +279,15 @@ mod tests {
         {
             assert!(text.parse::<TaskId>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_binary_cid_has_nothing_after_it() {
+        let cid = crate::store::dag_pb::content_id(0x55, b"block");
+        let bytes = cid.0.to_bytes();
+        assert_eq!(ContentId::from_bytes(&bytes), Some(cid));
+        assert_eq!(ContentId::from_bytes(&[&bytes[..], &[0]].concat()), None);
+        let with_more = crate::codec::encode(&serde_bytes::ByteBuf::from([bytes, vec![0; 9]].concat()));
+        assert!(crate::codec::decode::<ContentId>(&with_more, 100).is_err());
     }
 }

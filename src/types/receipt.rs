@@ -69,6 +69,10 @@ pub struct Receipt {
 impl SignedObject for Receipt {
     const DOMAIN: &'static str = "atlas/receipt/v1";
     const LIMIT: usize = 4096;
+
+    fn speaker(&self) -> Option<NodeKey> {
+        Some(self.node)
+    }
 }
 
 /// A node other than the worker fetched the update and the checkpoint, and checked level L0 of proof.md.
@@ -85,4 +89,8 @@ pub struct Attestation {
 impl SignedObject for Attestation {
     const DOMAIN: &'static str = "atlas/attestation/v1";
     const LIMIT: usize = 512;
+
+    fn speaker(&self) -> Option<NodeKey> {
+        Some(self.verifier)
+    }
 }

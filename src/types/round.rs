@@ -62,4 +62,8 @@ pub struct RoundVote {
 impl SignedObject for RoundVote {
     const DOMAIN: &'static str = "atlas/round-vote/v1";
     const LIMIT: usize = 512;
+
+    fn speaker(&self) -> Option<NodeKey> {
+        Some(self.node)
+    }
 }

@@ -16,6 +16,9 @@ pub trait SignedObject: Serialize + DeserializeOwned {
     const DOMAIN: &'static str;
     /// The longest encoding accepted, in bytes.
     const LIMIT: usize;
+
+    /// The node that the object speaks for, which must be its signer; `None` if it names none.
+    fn speaker(&self) -> Option<NodeKey>;
 }
 
 /// An encoded object with its signer and signature.
@@ -50,6 +53,9 @@ pub enum SignedError {
     /// The signature is right but the bytes are not such an object.
     #[error("the signed bytes are not such an object")]
     Body(#[source] codec::Error),
+    /// The object speaks for another node than the one that signed it.
+    #[error("the signer is not the node that the object speaks for")]
+    Speaker,
 }
 
 impl Signed {
@@ -60,7 +66,8 @@ impl Signed {
         Self { body, signer: NodeKey(key.verifying_key().to_bytes()), signature }
     }
 
-    /// Checks the signature strictly (no weak keys, no malleable encodings), then decodes.
+    /// Checks the signature strictly (no weak keys, no malleable encodings), decodes, and checks that the signer is the
+    /// node that the object speaks for.
     pub fn open<T: SignedObject>(&self) -> Result<T, SignedError> {
         if self.body.len() > T::LIMIT {
             return Err(SignedError::TooLong { length: self.body.len(), limit: T::LIMIT });
@@ -68,7 +75,11 @@ impl Signed {
         let key = VerifyingKey::from_bytes(&self.signer.0).map_err(|_| SignedError::Signer)?;
         let signature = Signature::from_bytes(&self.signature.0);
         key.verify_strict(&signed_bytes::<T>(&self.body), &signature).map_err(|_| SignedError::Signature)?;
-        codec::decode(&self.body, T::LIMIT).map_err(SignedError::Body)
+        let object: T = codec::decode(&self.body, T::LIMIT).map_err(SignedError::Body)?;
+        match object.speaker() {
+            Some(speaker) if speaker != self.signer => Err(SignedError::Speaker),
+            _ => Ok(object),
+        }
     }
 
     /// SHA-256 of the body: the name of the object, whoever signed it.

@@ -40,7 +40,7 @@ impl SimpleHasher for Hasher {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Proof {
     /// The record's CBOR; `None` if there is none.
-    #[serde(with = "serde_bytes")]
+    #[serde(with = "serde_bytes", default)]
     pub value: Option<Vec<u8>>,
     path: SparseMerkleProof<Hasher>,
 }

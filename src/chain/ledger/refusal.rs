@@ -61,7 +61,9 @@ impl Refusal {
     pub(super) fn unopened(what: &str, error: &SignedError) -> Self {
         match error {
             SignedError::TooLong { .. } | SignedError::Body(_) => Self::malformed(format!("{what}: {error}")),
-            SignedError::Signer | SignedError::Signature => Self::signature(format!("{what}: {error}")),
+            SignedError::Signer | SignedError::Signature | SignedError::Speaker => {
+                Self::signature(format!("{what}: {error}"))
+            }
         }
     }
 }

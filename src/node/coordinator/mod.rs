@@ -283,12 +283,12 @@ pub enum Output {
 struct LedgerState {
     view: View,
     connected: bool,
-    /// Since when it answers.
-    connected_at: Time,
     endpoint: Option<String>,
     /// The way to it leads through a peer.
     through_peer: bool,
     reason: Option<String>,
+    /// It was read to its end at least once; that end may be empty.
+    read: bool,
     /// A registration is on its way.
     registering: bool,
     /// Transactions on their way.
@@ -445,7 +445,6 @@ impl Coordinator {
         if self.now.since(self.last_tick) >= TICK {
             self.last_tick = self.now;
             self.reconcile_all();
-            self.register_on_new_ledgers();
             self.close_finished_ledgers();
             self.tend_submissions();
             self.tend_shutdown();

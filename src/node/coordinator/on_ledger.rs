@@ -40,9 +40,6 @@ impl Coordinator {
         let state = self.ledgers.entry(ledger.to_owned()).or_default();
         let news = !state.connected;
         state.connected = true;
-        if news {
-            state.connected_at = self.now;
-        }
         state.endpoint = Some(endpoint);
         state.through_peer = through_peer;
         state.reason = None;
@@ -67,6 +64,7 @@ impl Coordinator {
         let complete = !changes.more;
         let state = self.ledgers.entry(ledger.to_owned()).or_default();
         state.changed_at = self.now;
+        state.read |= complete;
         let touched = state.view.apply(changes);
         self.notify_touched(ledger, &touched);
         if !touched.statuses.is_empty() {
@@ -178,20 +176,6 @@ impl Coordinator {
         for ledger in finished {
             self.ledgers.remove(&ledger);
             self.output(Output::CloseLedger(ledger));
-        }
-    }
-
-    /// A ledger without a block has no changes to tell; somebody's registration makes the first.
-    pub(super) fn register_on_new_ledgers(&mut self) {
-        /// Changes of a ledger that has some arrive within this time.
-        const FIRST_CHANGES: Duration = Duration::from_millis(200);
-        let is_new = |state: &LedgerState| {
-            state.connected && state.view.height == 0 && self.now.since(state.connected_at) >= FIRST_CHANGES
-        };
-        let new: Vec<String> =
-            self.ledgers.iter().filter(|(_, state)| is_new(state)).map(|(ledger, _)| ledger.clone()).collect();
-        for ledger in new {
-            self.register_if_needed(&ledger);
         }
     }
 

@@ -131,9 +131,8 @@ impl Coordinator {
         facts.warnings.extend(host.warnings);
         self.config.lends = host.lends;
         self.resources = Manager::new(host.lends);
-        // A ledger that is still empty is registered on by the clock (`register_on_new_ledgers`).
-        let known = self.ledgers.iter().filter(|(_, state)| state.connected && state.view.height > 0);
-        for ledger in known.map(|(ledger, _)| ledger.clone()).collect::<Vec<_>>() {
+        let read = self.ledgers.iter().filter(|(_, state)| state.read);
+        for ledger in read.map(|(ledger, _)| ledger.clone()).collect::<Vec<_>>() {
             self.register_if_needed(&ledger);
         }
     }
