@@ -282,9 +282,10 @@ async fn a_foreign_peer_gives_and_takes_in_a_private_network_and_strangers_stay_
 }
 
 #[tokio::test]
-async fn a_foreign_peer_refuses_what_no_node_sends() {
+async fn a_foreign_peer_reads_the_vectors_and_refuses_what_no_node_sends() {
     let (node, interop) = installed();
-    let output = Command::new(node).args(["--test", "--test-reporter=tap"]).arg(interop.join("test.js")).output();
+    let tests = ["test.js", "vectors.js"].map(|name| interop.join(name));
+    let output = Command::new(node).args(["--test", "--test-reporter=tap"]).args(tests).output();
     let output = tokio::time::timeout(STORY, output).await.expect("its tests end in time").unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
