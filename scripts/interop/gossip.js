@@ -4,8 +4,8 @@
  */
 import { gossipsub } from '@libp2p/gossipsub'
 import {
-  WireError, bool, cid, decodeCbor, encodeCbor, jobId, list, nodeKey, open, optional, record, sha256, sign, signed, taskId,
-  text, time, u32, u64, word
+  WireError, bool, cid, decodeCbor, digest, encodeCbor, jobId, list, nodeKey, open, optional, record, sha256, sign, signed,
+  taskId, text, time, u32, u64, word
 } from './wire.js'
 
 /** Longest body of a signed object in bytes. */
@@ -27,6 +27,7 @@ const JOB = record({
   task_type: word('training', 'inference'),
   bundle: cid,
   model: cid,
+  model_root: digest,
   dataset_cid: cid,
   held_out: optional(cid),
   seed: u64,

@@ -42,7 +42,7 @@ export const BEAT = {
   })
 }
 
-const REQUEST = choice({
+export const REQUEST = choice({
   Beat: signed,
   Probe: null,
   ProbeFor: record({ node: nodeKey }),
@@ -51,7 +51,7 @@ const REQUEST = choice({
   Upload: bytes()
 })
 
-const ANSWER = choice({
+export const ANSWER = choice({
   Noted: null,
   Refused: record({ reason: text }),
   Alive: record({ sequence: u64, watched: bool }),

@@ -214,7 +214,7 @@ async function lie ({ peer, remote, signal, ready, options }) {
 // --- telling --------------------------------------------------------------------------------------------------------
 
 /** SHA-256 of nothing that anybody has. */
-const NOTHING = CID.parse('bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku')
+const NOTHING = CID.parse('bafkreiemqpndzewx4bioklzfvhtiegsfny5fxuc3nkjk2vmcpjxiammsti')
 /** The own side of the stream stays open: whoever waits for the rest is not answered, and not closed either. */
 const OPEN = { keepOpen: true }
 

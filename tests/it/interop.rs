@@ -34,7 +34,7 @@ const BOTH: &[&str] = &["--listen", "/ip4/127.0.0.1/udp/0/quic-v1"];
 /// More than one chunk, and a last one that is shorter.
 const FILE_BYTES: u32 = 3 * 1024 * 1024 + 5;
 /// SHA-256 of something that nobody has.
-const NOWHERE: &str = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
+const NOWHERE: &str = "bafkreiemqpndzewx4bioklzfvhtiegsfny5fxuc3nkjk2vmcpjxiammsti";
 
 // --- the foreign peer -------------------------------------------------------------------------------------------------
 
@@ -282,9 +282,10 @@ async fn a_foreign_peer_gives_and_takes_in_a_private_network_and_strangers_stay_
 }
 
 #[tokio::test]
-async fn a_foreign_peer_refuses_what_no_node_sends() {
+async fn a_foreign_peer_reads_the_vectors_and_refuses_what_no_node_sends() {
     let (node, interop) = installed();
-    let output = Command::new(node).args(["--test", "--test-reporter=tap"]).arg(interop.join("test.js")).output();
+    let tests = ["test.js", "vectors.js"].map(|name| interop.join(name));
+    let output = Command::new(node).args(["--test", "--test-reporter=tap"]).args(tests).output();
     let output = tokio::time::timeout(STORY, output).await.expect("its tests end in time").unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
