@@ -95,7 +95,7 @@ impl RunLog {
         });
     }
 
-    pub(super) fn end(&mut self, task: TaskId, round: Round, outcome: &str, _now: Time) {
+    pub(super) fn end(&mut self, task: TaskId, round: Round, outcome: &str) {
         let run = self.0.iter_mut().rev().find(|run| run.task == task && run.round == round && run.outcome.is_none());
         if let Some(run) = run {
             run.outcome = Some(outcome.to_owned());
