@@ -298,7 +298,7 @@ pub struct Inference {
 pub struct Shard {
     /// Its root.
     pub cid: ContentId,
-    /// Bytes of its files.
+    /// Bytes of its blocks that are here: its files, and a little more that holds them together.
     pub size: u64,
     /// Why it is kept.
     pub pins: Vec<String>,

@@ -8,30 +8,24 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
-    time::Duration,
 };
 
 use serde::Serialize;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{
-    Config, Event, FailureKind, Input, Mode, Outputs, Resume, RunSpec, State, StopMode,
+    Event, FailureKind, Input, Mode, Outputs, Resume, RunSpec, StopMode,
+    alone::{Executor, MAX_REPORTS, RUN_LIMIT},
     bundle::{self, Bundle, Check},
-    edge::{self, Answer, Supervisor},
+    edge,
     inference::{self, WorkerSpec},
     scratch::Scratch,
 };
 use crate::{
-    clock,
-    protocol::{Action, State as _},
     store::Files,
     types::{ContentId, Digest, JobId, Resources, Step, TaskId},
 };
 
-/// One run of the tiny job may take this long: torch needs 2.5 s to import.
-const RUN_LIMIT: Duration = Duration::from_secs(120);
-/// Reports that wait to be read; the check reads them all the time.
-const MAX_REPORTS: usize = 256;
 /// A run that is to be interrupted has this many steps more than it can do before the signal comes.
 const ENDLESS: Step = 100_000_000;
 
@@ -175,17 +169,13 @@ impl Bench {
 
     /// An executor of its own, so that no check can lean on another.
     fn executor(&self) -> Result<Executor, String> {
-        let (sender, answers) = mpsc::channel(MAX_REPORTS);
-        let files = Arc::clone(&self.files) as Arc<dyn Files>;
-        let supervisor = Supervisor::start(self.config.clone(), files, sender).map_err(|error| error.to_string())?;
-        Ok(Executor { state: State::new(Config::default()), supervisor, answers, checkpoints: Vec::new() })
+        Executor::start(self.config.clone(), Arc::clone(&self.files))
     }
 
     /// Runs one round in a fresh process. What it left is copied out of the executor's directory.
     async fn finish(&self, spec: RunSpec) -> Result<Left, String> {
         let mut executor = self.executor()?;
-        executor.tell(Input::Run(Box::new(spec)));
-        let outputs = executor.until_finished().await?;
+        let outputs = executor.finish(spec).await?;
         self.keep(&outputs, &executor.checkpoints)
     }
 
@@ -238,10 +228,8 @@ impl Bench {
         let next = self.next_round(whole)?;
         let fresh = self.finish(next.clone()).await?;
         let mut executor = self.executor()?;
-        executor.tell(Input::Run(Box::new(RunSpec { session: true, ..self.spec.clone() })));
-        executor.until_finished().await?;
-        executor.tell(Input::Run(Box::new(RunSpec { session: true, ..next })));
-        let outputs = executor.until_finished().await?;
+        executor.finish(RunSpec { session: true, ..self.spec.clone() }).await?;
+        let outputs = executor.finish(RunSpec { session: true, ..next }).await?;
         fresh.equals(&self.keep(&outputs, &[])?)
     }
 
@@ -363,62 +351,5 @@ impl Left {
             Some((what, _)) => Err(format!("{what} differs")),
             None => Ok(()),
         }
-    }
-}
-
-/// A state and a supervisor, wired as a node wires them.
-struct Executor {
-    state: State,
-    supervisor: Supervisor,
-    answers: mpsc::Receiver<Answer>,
-    checkpoints: Vec<(Step, PathBuf)>,
-}
-
-impl Executor {
-    fn tell(&mut self, input: Input) {
-        self.state.handle(input, clock::now());
-    }
-
-    async fn until_finished(&mut self) -> Result<Box<Outputs>, String> {
-        self.outcome().await?.map_err(|(kind, message)| format!("{kind}: {message}"))
-    }
-
-    /// How the run ends.
-    async fn outcome(&mut self) -> Result<Result<Box<Outputs>, (FailureKind, String)>, String> {
-        self.until("its end", |event| match event {
-            Event::Finished { outputs, .. } => Some(Ok(outputs.clone())),
-            Event::Failed { kind, message, .. } => Some(Err((*kind, message.clone()))),
-            _ => None,
-        })
-        .await
-    }
-
-    /// The next event that `wanted` picks. Without one in time, or after a failure that is not wanted, says so.
-    async fn until<T>(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> Option<T>) -> Result<T, String> {
-        let waiting = async {
-            loop {
-                while let Some(action) = self.state.poll_action() {
-                    let Action::Event(event) = action else {
-                        continue;
-                    };
-                    if let Event::Edge(request) = event {
-                        self.supervisor.perform(request);
-                        continue;
-                    }
-                    if let Event::Checkpoint { step, directory, .. } = &event {
-                        self.checkpoints.push((*step, directory.clone()));
-                    }
-                    match (wanted(&event), event) {
-                        (Some(found), _) => return Ok(found),
-                        (None, Event::Failed { kind, message, .. }) => return Err(format!("{kind}: {message}")),
-                        _ => {}
-                    }
-                }
-                let answer = self.answers.recv().await.ok_or("the supervisor is gone")?;
-                self.state.handle(Input::Edge(answer), clock::now());
-            }
-        };
-        let late = || format!("{what} did not come within {} s", RUN_LIMIT.as_secs());
-        timeout(RUN_LIMIT, waiting).await.unwrap_or_else(|_| Err(late()))
     }
 }

@@ -192,6 +192,17 @@ impl Config {
     }
 }
 
+/// The interpreter of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Python {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Its version.
+    pub version: String,
+    /// Builds of libraries on which the bits of a result depend, for example `numpy 2.4.6`.
+    pub libraries: Vec<String>,
+}
+
 /// Starts processes and watches them. Cloning shares it; when the last clone is dropped every process ends.
 #[derive(Clone)]
 pub struct Supervisor {
@@ -251,13 +262,14 @@ impl Supervisor {
         &self.shared
     }
 
-    /// The interpreter that runs scripts, and its version. Blocks for some 0.2 s the first time.
+    /// The interpreter that runs scripts. Blocks for some 0.2 s the first time.
     ///
     /// # Errors
     /// If there is none that works.
-    pub fn python(&self) -> std::io::Result<(PathBuf, String)> {
+    pub fn python(&self) -> std::io::Result<Python> {
         let found = self.shared.interpreter()?;
-        Ok((found.executable.clone(), found.version.clone()))
+        let (path, version, libraries) = (found.executable.clone(), found.version.clone(), found.libraries.clone());
+        Ok(Python { path, version, libraries })
     }
 
     fn launch(&self, process: ProcessId, spec: RunSpec, continue_from: Option<(Step, PathBuf)>) {

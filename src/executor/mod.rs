@@ -30,6 +30,7 @@
 //! every variable that a fresh process would have been given; the script forgets the old ones (all that begin with
 //! `ATLAS_` or `SM_`), takes these, makes `work_dir` its current directory and begins as if it had just been started.
 
+mod alone;
 pub mod behaviour;
 pub mod bundle;
 pub mod conformance;
@@ -40,6 +41,7 @@ mod exit;
 mod gradient;
 pub mod inference;
 mod interface;
+pub mod known_answer;
 pub mod launcher;
 mod logs;
 mod process;

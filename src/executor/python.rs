@@ -15,10 +15,13 @@ use super::{bundle::Bundle, work_dir::WorkDir};
 /// Prints what is asked, as one line of JSON. `-I` keeps the environment and the current directory out.
 const QUESTION: &str = r"
 import json, os, sys
-features = []
+features, libraries = [], []
 try:
+    import numpy
     from numpy._core._multiarray_umath import __cpu_dispatch__ as features
-except ImportError:
+    blas = numpy.show_config(mode='dicts')['Build Dependencies']['blas']
+    libraries = ['numpy ' + numpy.__version__, blas['name'] + ' ' + blas['version']]
+except (ImportError, KeyError):
     pass
 paths = [p for p in sys.path if os.path.isabs(p) and os.path.exists(p)]
 print(json.dumps({
@@ -26,6 +29,7 @@ print(json.dumps({
     'version': sys.version.split()[0],
     'roots': [sys.prefix, sys.base_prefix, sys.exec_prefix, os.path.dirname(os.path.realpath(sys.executable))] + paths,
     'features': list(features),
+    'libraries': libraries,
 }))
 ";
 
@@ -36,6 +40,8 @@ pub(super) struct Interpreter {
     pub(super) executable: PathBuf,
     /// Its version.
     pub(super) version: String,
+    /// Builds of libraries on which the bits of a result depend.
+    pub(super) libraries: Vec<String>,
     /// Directories that it must be able to read.
     pub(super) roots: BTreeSet<PathBuf>,
     /// The value of `NPY_DISABLE_CPU_FEATURES`: numpy's AVX-512 groups. Without it `np.exp` differs between machines.
@@ -50,6 +56,7 @@ struct Answer {
     version: String,
     roots: Vec<PathBuf>,
     features: Vec<String>,
+    libraries: Vec<String>,
 }
 
 impl Interpreter {
@@ -93,6 +100,7 @@ impl Interpreter {
         Ok(Self {
             executable: answer.executable,
             version: answer.version,
+            libraries: answer.libraries,
             roots: answer.roots.into_iter().filter(|root| root.as_path() != Path::new("/")).collect(),
             disabled_features: disabled.join(" "),
             site_packages: None,

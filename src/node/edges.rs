@@ -232,18 +232,18 @@ fn dag_size(store: &BlockStore, root: &ContentId) -> u64 {
 }
 
 fn add(files: &Files, request: &api::ShardAdd) -> Result<Reply, api::Error> {
-    let imported = if request.car { import_car(files, &request.path)? } else { import(files, &request.path)? };
-    files.store().pin(&imported.0, "added").map_err(|error| internal(&error))?;
+    let cid = if request.car { import_car(files, &request.path)? } else { import(files, &request.path)? };
+    files.store().pin(&cid, "added").map_err(|error| internal(&error))?;
     files.store().sync().map_err(|error| internal(&error))?;
-    Ok(Reply::Shard(api::Shard { cid: imported.0, size: imported.1, pins: vec!["added".into()] }))
+    Ok(Reply::Shard(api::Shard { cid, size: dag_size(files.store(), &cid), pins: vec!["added".into()] }))
 }
 
-fn import(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error> {
+fn import(files: &Files, path: &Path) -> Result<ContentId, api::Error> {
     let imported = files.import_path(path).map_err(|error| api::Error::new(api::ErrorCode::Invalid, words(&error)))?;
-    Ok((imported.cid, imported.size))
+    Ok(imported.cid)
 }
 
-fn import_car(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error> {
+fn import_car(files: &Files, path: &Path) -> Result<ContentId, api::Error> {
     let invalid = |error: &dyn std::error::Error| api::Error::new(api::ErrorCode::Invalid, words(error));
     let file = std::fs::File::open(path).map_err(|error| invalid(&error))?;
     let roots =
@@ -252,7 +252,7 @@ fn import_car(files: &Files, path: &Path) -> Result<(ContentId, u64), api::Error
         let message = format!("the CAR names {} roots; one is wanted", roots.len());
         return Err(api::Error::new(api::ErrorCode::Invalid, message));
     };
-    Ok((root, dag_size(files.store(), &root)))
+    Ok(root)
 }
 
 fn export(files: &Files, request: &api::ShardGet) -> Result<Reply, api::Error> {

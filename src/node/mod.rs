@@ -130,7 +130,7 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
     let remembered = Remembered::new(config.data_dir.join("peers"));
     let coordinator =
         Coordinator::new(coordinator_config(&config, &keypair, &detected, &remembered), clock::now()).awaiting_host();
-    host::examine(&supervisor, detected.resources, input_sender.clone());
+    host::examine(&supervisor, detected.resources, config.data_dir.join("known-answer"), input_sender.clone());
     let mut registry = Registry::default();
     let mut swarm = swarm::build(&keypair, &swarm_config(&config), states(&config, &keypair, &store), &mut registry)?;
     let ports = Ports::load(config.data_dir.join("ports"));

@@ -358,6 +358,7 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
             resource_notes: Vec::new(),
             warnings: Vec::new(),
             class_id: Digest::of(b"simulated"),
+            kat_root: Digest::of(b"simulated"),
             ipfs_endpoint: String::new(),
             carries_ledger: false,
         },

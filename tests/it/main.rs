@@ -5,3 +5,4 @@ mod architecture;
 mod conformance;
 mod e2e;
 mod executor;
+mod interop;

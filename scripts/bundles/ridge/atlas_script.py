@@ -20,8 +20,6 @@ import socket
 import struct
 import sys
 import traceback
-from http.server import BaseHTTPRequestHandler
-from socketserver import ThreadingMixIn, UnixStreamServer
 
 BAD_CONFIG, BAD_DATA, MISSING_RESOURCE, INTERNAL, PREEMPTED = 64, 65, 69, 70, 75
 
@@ -337,13 +335,15 @@ def _wait_for_next_round(job):
 # --- serving -------------------------------------------------------------------------------------------------------
 
 
-class _Server(ThreadingMixIn, UnixStreamServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-
 def _serve(job, answer):
     """Serves the Open Inference Protocol's two paths on the Unix socket until the process is told to stop."""
+    # Here and not above: their import takes as long as the rest of a script's start, and only a server needs them.
+    from http.server import BaseHTTPRequestHandler
+    from socketserver import ThreadingMixIn, UnixStreamServer
+
+    class Server(ThreadingMixIn, UnixStreamServer):
+        daemon_threads = True
+        request_queue_size = 64
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -387,5 +387,5 @@ def _serve(job, answer):
     if os.path.exists(job.socket):
         os.unlink(job.socket)
     SIGNALS.idle = True
-    with _Server(job.socket, Handler) as server:
+    with Server(job.socket, Handler) as server:
         server.serve_forever()

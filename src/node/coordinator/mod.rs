@@ -59,7 +59,7 @@ use crate::{
     network, proof, recovery,
     resource::Manager,
     round, shard,
-    types::{ContentId, Generation, JobId, LedgerId, NodeKey, Resources, Signed, TaskId, Time},
+    types::{ContentId, Digest, Generation, JobId, LedgerId, NodeKey, Resources, Signed, TaskId, Time},
     validator,
 };
 
@@ -123,6 +123,8 @@ pub enum Input {
     },
     /// The host was looked at.
     Host(Box<Host>),
+    /// The known-answer run of this host has ended with this root.
+    KnownAnswer(Digest),
     /// A ledger's client reports.
     Ledger {
         /// Which ledger.
@@ -287,6 +289,8 @@ struct LedgerState {
     /// The way to it leads through a peer.
     through_peer: bool,
     reason: Option<String>,
+    /// It was read to its end at least once; that end may be empty.
+    read: bool,
     /// A registration is on its way.
     registering: bool,
     /// Transactions on their way.
@@ -400,6 +404,7 @@ impl Coordinator {
             Input::Peer(event) => self.on_peer(event),
             Input::Gossip { topic, id, bytes } => self.on_gossip(&topic, id, &bytes),
             Input::Host(host) => self.on_host(*host),
+            Input::KnownAnswer(root) => self.config.facts.kat_root = root,
             Input::Ledger { ledger, event } => self.on_ledger(&ledger, event),
             Input::Executor(event) => self.on_executor(event),
             Input::Inference(event) => self.on_inference(event),

@@ -123,7 +123,7 @@ impl Coordinator {
         if self.held(&task, generation, round).is_none_or(|work| work.phase != Phase::Running) {
             return;
         }
-        self.runs.end(task, round, "done", self.now);
+        self.runs.end(task, round, "done");
         self.notify(NodeEvent::RunEnded { task, round, outcome: "done".into() });
         let Some(directory) = outputs.checkpoint.clone() else {
             return self.attempt_failed(task, "the script wrote no model");
@@ -144,7 +144,7 @@ impl Coordinator {
         }
         let round = work.round;
         let outcome = if preempted { "stopped with a checkpoint" } else { "stopped" };
-        self.runs.end(task, round, outcome, self.now);
+        self.runs.end(task, round, outcome);
         self.notify(NodeEvent::RunEnded { task, round, outcome: outcome.into() });
         if self.stopping.is_some() {
             // Its last checkpoint is being kept; `tend_shutdown` hands the task back when that is done.
@@ -161,7 +161,7 @@ impl Coordinator {
             return;
         }
         let outcome = format!("{kind}: {message}");
-        self.runs.end(task, round, &outcome, self.now);
+        self.runs.end(task, round, &outcome);
         self.notify(NodeEvent::RunEnded { task, round, outcome: outcome.clone() });
         match kind {
             // No node can do better: the task ends here, with the reason.

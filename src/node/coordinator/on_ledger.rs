@@ -19,13 +19,13 @@ impl Coordinator {
             }
             client::Event::Disconnected { reason } => self.on_ledger_lost(ledger, reason),
             client::Event::Changes(changes) => self.on_changes(ledger, *changes),
-            client::Event::Committed { id, code, log, data, hash, .. } => {
+            client::Event::Committed { id, code, log, data, .. } => {
                 self.settle_outbox(ledger);
-                self.on_committed(id, code, &log, &data, hash);
+                self.on_committed(id, code, &log, &data);
             }
             client::Event::Rejected { id, reason } => {
                 self.settle_outbox(ledger);
-                self.on_committed(id, u32::MAX, &reason, &[], crate::types::Digest([0; 32]));
+                self.on_committed(id, u32::MAX, &reason, &[]);
             }
         }
     }
@@ -64,6 +64,7 @@ impl Coordinator {
         let complete = !changes.more;
         let state = self.ledgers.entry(ledger.to_owned()).or_default();
         state.changed_at = self.now;
+        state.read |= complete;
         let touched = state.view.apply(changes);
         self.notify_touched(ledger, &touched);
         if !touched.statuses.is_empty() {
@@ -207,7 +208,7 @@ impl Coordinator {
     }
 
     /// A transaction of ours is in a block (or can never be: `code` is `u32::MAX`).
-    fn on_committed(&mut self, id: u64, code: u32, log: &str, data: &[u8], _hash: crate::types::Digest) {
+    fn on_committed(&mut self, id: u64, code: u32, log: &str, data: &[u8]) {
         let Some(pending) = self.take_pending(id) else { return };
         match pending {
             Pending::Lease { task, generation } => self.on_lease_answered(task, generation, code, log),

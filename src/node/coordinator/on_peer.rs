@@ -132,6 +132,14 @@ impl Coordinator {
         self.peers.insert(peer, PeerInfo { outbound, ..PeerInfo::default() });
         self.notify(NodeEvent::PeerConnected { peer_id: peer.to_string(), address: address.to_string() });
         self.update_members();
+        self.ask_for_wanted(peer);
+    }
+
+    /// Who comes while content is wanted may have it, and tells nobody unasked.
+    fn ask_for_wanted(&mut self, peer: PeerId) {
+        for id in self.wanting.values().flatten().copied().collect::<Vec<_>>() {
+            self.output(Output::Shard(shard::Input::AddProviders { id, providers: vec![peer] }));
+        }
     }
 
     fn on_disconnected(&mut self, peer: PeerId) {

@@ -99,7 +99,7 @@ impl Coordinator {
         let receipt = proof::Work {
             timestamp: self.now,
             class_id: self.config.facts.class_id,
-            kat_root: Digest([0; 32]),
+            kat_root: self.config.facts.kat_root,
             trace: kept.trace.clone(),
             out_opt_root: kept.opt_root,
             update_digest: package.update_digest,

@@ -31,6 +31,8 @@ pub struct Facts {
     pub warnings: Vec<String>,
     /// Names architecture, effective instruction set, library builds and threads (proof.md, `class_id`).
     pub class_id: Digest,
+    /// The root of the known-answer run; zero until it has ended.
+    pub kat_root: Digest,
     /// Where Kubo is looked for.
     pub ipfs_endpoint: String,
     /// This process carries the configured ledger.
@@ -93,7 +95,7 @@ impl RunLog {
         });
     }
 
-    pub(super) fn end(&mut self, task: TaskId, round: Round, outcome: &str, _now: Time) {
+    pub(super) fn end(&mut self, task: TaskId, round: Round, outcome: &str) {
         let run = self.0.iter_mut().rev().find(|run| run.task == task && run.round == round && run.outcome.is_none());
         if let Some(run) = run {
             run.outcome = Some(outcome.to_owned());
@@ -131,9 +133,8 @@ impl Coordinator {
         facts.warnings.extend(host.warnings);
         self.config.lends = host.lends;
         self.resources = Manager::new(host.lends);
-        // A ledger that is still empty is registered on by the clock (`register_on_new_ledgers`).
-        let known = self.ledgers.iter().filter(|(_, state)| state.connected && state.view.height > 0);
-        for ledger in known.map(|(ledger, _)| ledger.clone()).collect::<Vec<_>>() {
+        let read = self.ledgers.iter().filter(|(_, state)| state.read);
+        for ledger in read.map(|(ledger, _)| ledger.clone()).collect::<Vec<_>>() {
             self.register_if_needed(&ledger);
         }
     }

@@ -18,26 +18,26 @@ use super::{
 use crate::executor::host::bundles;
 
 /// A task of [`Job`] needs so many cores; a node that lends as many has room for one.
-pub(super) const ONE_TASK: &[&str] = &["--cpu-cores", "0.5", "--memory-gb", "1", "--storage-gb", "1"];
+pub(crate) const ONE_TASK: &[&str] = &["--cpu-cores", "0.5", "--memory-gb", "1", "--storage-gb", "1"];
 
 /// A directory with nodes in it. Dropping it ends them.
-pub(super) struct Lab {
+pub(crate) struct Lab {
     // Before the directory: nodes are ended before it is removed.
-    pub(super) nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
     directory: tempfile::TempDir,
 }
 
 impl Lab {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { nodes: Vec::new(), directory: tempfile::Builder::new().prefix("atlas-e2e-").tempdir().unwrap() }
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 
     /// Starts one more node; returns its place.
-    pub(super) async fn start(&mut self, label: &str, flags: &[&str]) -> usize {
+    pub(crate) async fn start(&mut self, label: &str, flags: &[&str]) -> usize {
         let mut node = Node::new(self.path(), label, flags);
         node.start().await;
         self.nodes.push(node);
@@ -46,7 +46,7 @@ impl Lab {
 
     /// A node that carries a ledger, and `others` nodes that know its address, each with `flags`: all connected to each
     /// other and registered.
-    pub(super) async fn mesh(others: usize, flags: &[&str]) -> Self {
+    pub(crate) async fn mesh(others: usize, flags: &[&str]) -> Self {
         let mut lab = Self::new();
         let rpc = format!("http://127.0.0.1:{}", free_port());
         lab.start("n0", &[&["--ledger", "embedded", "--chain-rpc", &rpc], flags].concat()).await;
@@ -71,12 +71,12 @@ impl Lab {
     }
 
     /// Submits a job through a node.
-    pub(super) async fn submit(&self, node: usize, job: &Job) -> Submitted {
+    pub(crate) async fn submit(&self, node: usize, job: &Job) -> Submitted {
         self.submit_file(node, &job.write(&self.path().join("job"))).await
     }
 
     /// Submits a job file through a node.
-    pub(super) async fn submit_file(&self, node: usize, file: &Path) -> Submitted {
+    pub(crate) async fn submit_file(&self, node: usize, file: &Path) -> Submitted {
         let request = Submit {
             job_file: fs::read_to_string(file).unwrap(),
             base_directory: file.parent().unwrap().to_owned(),
@@ -87,7 +87,7 @@ impl Lab {
     }
 
     /// The job, as a node sees it, once it is as wanted.
-    pub(super) async fn until_job(
+    pub(crate) async fn until_job(
         &self,
         node: usize,
         job: JobId,
@@ -103,7 +103,7 @@ impl Lab {
     }
 
     /// The job at its end, with every batch applied exactly once.
-    pub(super) async fn completed(&self, node: usize, job: JobId) -> JobDetail {
+    pub(crate) async fn completed(&self, node: usize, job: JobId) -> JobDetail {
         let detail =
             self.until_job(node, job, "the job completes", |detail| detail.job.status == JobStatus::Completed).await;
         assert_eq!(detail.rounds.len(), detail.job.rounds as usize);
@@ -117,7 +117,7 @@ impl Lab {
     }
 
     /// Waits until `observer` sees every node present on the ledger. One that came back is `recovering` until it takes a task.
-    pub(super) async fn all_online(&self, observer: usize) {
+    pub(crate) async fn all_online(&self, observer: usize) {
         let client = self.nodes[observer].client();
         until("every node is online on the ledger", START, async || {
             let nodes = client.nodes().await.ok()?;
@@ -130,20 +130,20 @@ impl Lab {
 
 /// A job that fits a plane through points, in the standard library of Python.
 #[derive(Clone)]
-pub(super) struct Job {
-    pub(super) shards: u32,
-    pub(super) rounds: u32,
-    pub(super) local_steps: u32,
-    pub(super) checkpoint_every: u32,
+pub(crate) struct Job {
+    pub(crate) shards: u32,
+    pub(crate) rounds: u32,
+    pub(crate) local_steps: u32,
+    pub(crate) checkpoint_every: u32,
     /// How long a step lasts at least.
-    pub(super) pace_ms: u32,
-    pub(super) settle: &'static str,
-    pub(super) copies: u32,
-    pub(super) session: bool,
+    pub(crate) pace_ms: u32,
+    pub(crate) settle: &'static str,
+    pub(crate) copies: u32,
+    pub(crate) session: bool,
 }
 
 /// Short: a round takes as long as its process takes to start.
-pub(super) const SHORT: Job = Job {
+pub(crate) const SHORT: Job = Job {
     shards: 2,
     rounds: 2,
     local_steps: 20,
@@ -155,11 +155,11 @@ pub(super) const SHORT: Job = Job {
 };
 
 /// Slow: a round takes three seconds, with a checkpoint each 0.4 s, so that a test finds its moment inside one.
-pub(super) const SLOW: Job = Job { shards: 3, rounds: 3, local_steps: 60, checkpoint_every: 8, pace_ms: 50, ..SHORT };
+pub(crate) const SLOW: Job = Job { shards: 3, rounds: 3, local_steps: 60, checkpoint_every: 8, pace_ms: 50, ..SHORT };
 
 impl Job {
     /// Writes everything that the job needs into `directory`; returns the job file.
-    pub(super) fn write(&self, directory: &Path) -> PathBuf {
+    pub(crate) fn write(&self, directory: &Path) -> PathBuf {
         let bundle = directory.join("bundle");
         fs::create_dir_all(&bundle).unwrap();
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/e2e/bundle");
@@ -174,7 +174,7 @@ impl Job {
     }
 
     /// The job file.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { shards, rounds, local_steps, checkpoint_every, pace_ms, settle, copies, session } = self;
         format!(
             "name = 'plane'\nbundle = 'bundle'\nmodel = 'init.safetensors'\nseed = 11\nrounds = {rounds}\n\
@@ -187,7 +187,7 @@ impl Job {
 }
 
 /// A port that is free now.
-pub(super) fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -13,8 +13,8 @@
 mod by_hand;
 mod control;
 mod kills;
-mod lab;
-mod node;
+pub(crate) mod lab;
+pub(crate) mod node;
 mod refusals;
 mod trace;
-mod wait;
+pub(crate) mod wait;

@@ -23,7 +23,7 @@ use crate::executor::host::python;
 const LOG_TAIL: usize = 60;
 
 /// The program, in an environment without settings of whoever runs the tests.
-pub(super) fn program() -> Command {
+pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atlas-node"));
     for key in KEYS {
         command.env_remove(key.variable).env_remove(key.atlas_variable());
@@ -33,21 +33,21 @@ pub(super) fn program() -> Command {
 }
 
 /// A node, running or not. Dropping it ends its process.
-pub(super) struct Node {
-    pub(super) label: String,
-    pub(super) data_dir: PathBuf,
+pub(crate) struct Node {
+    pub(crate) label: String,
+    pub(crate) data_dir: PathBuf,
     log: PathBuf,
     flags: Vec<String>,
     child: Option<Child>,
     /// Known once it was up.
-    pub(super) peer_id: String,
+    pub(crate) peer_id: String,
     /// The first address that it listened on, with its peer id.
-    pub(super) address: String,
+    pub(crate) address: String,
 }
 
 impl Node {
     /// A node that is not started yet, in a directory of its own below `directory`.
-    pub(super) fn new(directory: &Path, label: &str, flags: &[&str]) -> Self {
+    pub(crate) fn new(directory: &Path, label: &str, flags: &[&str]) -> Self {
         Self {
             label: label.to_owned(),
             data_dir: directory.join(label),
@@ -60,7 +60,7 @@ impl Node {
     }
 
     /// `atlas-node start` as an operator types it, but on loopback, with fast beats, and tied to the test's life.
-    pub(super) fn start_command(&self) -> Command {
+    pub(crate) fn start_command(&self) -> Command {
         let mut command = program();
         command
             .arg("--data-dir")
@@ -82,7 +82,7 @@ impl Node {
     }
 
     /// Starts the process, without waiting.
-    pub(super) fn spawn(&mut self) {
+    pub(crate) fn spawn(&mut self) {
         let log = OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let mut command = self.start_command();
         command.stdout(log.try_clone().unwrap()).stderr(log);
@@ -90,7 +90,7 @@ impl Node {
     }
 
     /// Starts the process and waits until it answers and listens.
-    pub(super) async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         self.spawn();
         let status = self.until_status("it listens", |status| !status.listen.is_empty()).await;
         self.peer_id = status.peer_id;
@@ -98,7 +98,7 @@ impl Node {
     }
 
     /// Waits until its status is as wanted.
-    pub(super) async fn until_status(&mut self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
+    pub(crate) async fn until_status(&mut self, what: &str, wanted: impl Fn(&Status) -> bool) -> Status {
         let label = self.label.clone();
         until(&format!("{label}: {what}"), START, async || {
             assert!(self.is_running(), "{label} ended by itself");
@@ -109,23 +109,23 @@ impl Node {
     }
 
     /// Its control socket.
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(&self.data_dir).unwrap_or_else(|error| panic!("{}: {error}", self.label))
     }
 
     /// What it reports from now on.
-    pub(super) async fn events(&self) -> impl Stream<Item = NodeEvent> + Unpin + use<> {
+    pub(crate) async fn events(&self) -> impl Stream<Item = NodeEvent> + Unpin + use<> {
         let events = self.client().events().await.unwrap();
         Box::pin(events.filter_map(async |event| event.ok()))
     }
 
-    pub(super) fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         let id = self.child.as_ref().expect("the node was started").id();
         Pid::from_raw(i32::try_from(id).unwrap())
     }
 
     /// SIGKILL, and waits until the process is gone.
-    pub(super) fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -133,22 +133,22 @@ impl Node {
     }
 
     /// Waits until a node that was asked to stop has stopped in order.
-    pub(super) async fn stopped(&mut self) -> ExitStatus {
+    pub(crate) async fn stopped(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the node was started");
         until(&format!("{} stops", self.label), STOP, async || child.try_wait().unwrap()).await
     }
 
     /// SIGTERM, without waiting.
-    pub(super) fn ask_to_stop(&self) {
+    pub(crate) fn ask_to_stop(&self) {
         kill(self.pid(), Signal::SIGTERM).unwrap();
     }
 
-    pub(super) fn is_running(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| child.try_wait().unwrap().is_none())
     }
 
     /// Another command of the program, for this node.
-    pub(super) fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = program();
         command.arg("--data-dir").arg(&self.data_dir).args(arguments).stdin(Stdio::null());
         command
@@ -172,7 +172,7 @@ impl Drop for Node {
 }
 
 /// Processes whose command line or environment speaks of `directory`: nodes, launchers and scripts.
-pub(super) fn processes_of(directory: &Path) -> Vec<(i32, String)> {
+pub(crate) fn processes_of(directory: &Path) -> Vec<(i32, String)> {
     let needle = directory.to_str().unwrap();
     let process = |entry: std::io::Result<fs::DirEntry>| {
         let path = entry.ok()?.path();

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 /// A node is up, connected and registered by then. It takes half a second on an idle machine.
-pub(super) const START: Duration = Duration::from_secs(40);
+pub(crate) const START: Duration = Duration::from_secs(40);
 /// A node that stops in order is gone by then.
-pub(super) const STOP: Duration = Duration::from_secs(40);
+pub(crate) const STOP: Duration = Duration::from_secs(40);
 /// A small job has ended by then. It takes five seconds on an idle machine.
-pub(super) const JOB: Duration = Duration::from_secs(120);
+pub(crate) const JOB: Duration = Duration::from_secs(120);
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(40);
 
 /// What `look` finds, within `limit`.
-pub(super) async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let waiting = async {
         loop {
             if let Some(found) = look().await {

@@ -5,4 +5,5 @@ mod conformance;
 mod digits;
 pub(crate) mod host;
 mod inference;
+mod known_answer;
 mod sandbox;
