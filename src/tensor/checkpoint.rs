@@ -114,7 +114,7 @@ impl Checkpoint {
         let bytes = files.read(&manifest, MAX_MANIFEST_FILE_BYTES)?;
         let signed: Signed = codec::decode(&bytes, MAX_MANIFEST_FILE_BYTES)?;
         let manifest: CheckpointManifest = signed.open()?;
-        check_manifest(&manifest, &signed, &state)?;
+        check_manifest(&manifest, &state)?;
         check_age(manifest.timestamp, now)?;
         let [model, optimizer, script_state] = entries(files, &state, [MODEL, OPTIMIZER, SCRIPT_STATE])?;
         let model = model.ok_or(Error::Entry(MODEL))?;
@@ -156,9 +156,8 @@ fn entries<const N: usize>(
 }
 
 /// What a manifest must fulfil by itself.
-pub fn check_manifest(manifest: &CheckpointManifest, signed: &Signed, state: &ContentId) -> Result<(), Error> {
+pub fn check_manifest(manifest: &CheckpointManifest, state: &ContentId) -> Result<(), Error> {
     let faults = [
-        (manifest.node != signed.signer, "its signer is not its node"),
         (manifest.cid != *state, "it names another directory"),
         (manifest.trace.len() < 2 || manifest.trace.len() > MAX_TRACE, "its trace has not 2 to 256 entries"),
         (manifest.trace.last() != Some(&manifest.state_root), "its trace does not end with its state"),

@@ -17,7 +17,6 @@ use crate::{
 pub(super) fn submit(state: &mut State, receipt: &Signed, attestation: &Signed) -> Result<Vec<u8>, Refusal> {
     let (signed, digest) = (receipt, receipt.digest());
     let receipt: Receipt = signed.open().map_err(|error| Refusal::unopened("receipt", &error))?;
-    ensure(receipt.node == signed.signer, || Refusal::signature("a receipt must be signed by its own worker"))?;
     let verifier = check_attestation(state, attestation, signed, &receipt)?;
     let task = state.known_task(&receipt.task)?;
     let job = jobs::open_job(state, &receipt.task.job)?;
@@ -51,7 +50,6 @@ fn check_attestation(
 ) -> Result<crate::types::NodeKey, Refusal> {
     let signer = attestation.signer;
     let attestation: Attestation = attestation.open().map_err(|error| Refusal::unopened("attestation", &error))?;
-    ensure(attestation.verifier == signer, || Refusal::signature("an attestation must be signed by its verifier"))?;
     ensure(attestation.receipt == signed.digest(), || Refusal::invalid("the attestation is of another receipt"))?;
     ensure(signer != receipt.node, || Refusal::unauthorized("a worker can't attest its own receipt"))?;
     state.known_node(&signer)?;

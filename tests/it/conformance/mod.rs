@@ -9,6 +9,7 @@ mod cbor;
 mod compute;
 mod coverage;
 mod decode;
+mod fuzzed;
 mod make;
 mod reader;
 mod registry;
