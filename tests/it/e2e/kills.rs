@@ -39,7 +39,7 @@ async fn testnet(directory: &Path, kill: Option<&str>) -> Value {
 }
 
 /// The model root of [`SLOW`] when nobody is killed.
-async fn undisturbed() -> &'static Value {
+pub(super) async fn undisturbed() -> &'static Value {
     static ROOT: OnceCell<Value> = OnceCell::const_new();
     let run = async || {
         let lab = Lab::new();

@@ -11,10 +11,12 @@
 //! | shard (`/atlas/shard/1`) | `by_hand::three_nodes_find_each_other_and_do_a_job_together` |
 
 mod by_hand;
+mod cables;
 mod control;
 mod kills;
 pub(crate) mod lab;
 pub(crate) mod node;
 mod refusals;
+mod storm;
 mod trace;
 pub(crate) mod wait;

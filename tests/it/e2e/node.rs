@@ -24,7 +24,20 @@ const LOG_TAIL: usize = 60;
 
 /// The program, in an environment without settings of whoever runs the tests.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_atlas-node"));
+    program_within(&[])
+}
+
+/// The same, run by another command.
+fn program_within(within: &[String]) -> Command {
+    let program = env!("CARGO_BIN_EXE_atlas-node");
+    let mut command = match within.split_first() {
+        None => Command::new(program),
+        Some((outer, arguments)) => {
+            let mut command = Command::new(outer);
+            command.args(arguments).arg(program);
+            command
+        }
+    };
     for key in KEYS {
         command.env_remove(key.variable).env_remove(key.atlas_variable());
     }
@@ -38,6 +51,10 @@ pub(crate) struct Node {
     pub(crate) data_dir: PathBuf,
     log: PathBuf,
     flags: Vec<String>,
+    /// What stands before the command: it runs inside something.
+    within: Vec<String>,
+    /// Where it listens.
+    host: String,
     child: Option<Child>,
     /// Known once it was up.
     pub(crate) peer_id: String,
@@ -53,20 +70,59 @@ impl Node {
             data_dir: directory.join(label),
             log: directory.join(format!("{label}.log")),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
+            within: Vec::new(),
+            host: "127.0.0.1".to_owned(),
             child: None,
             peer_id: String::new(),
             address: String::new(),
         }
     }
 
+    /// Has it run behind another command, and listen at an address there.
+    pub(crate) fn within(&mut self, command: Vec<String>, host: &str) {
+        self.within = command;
+        host.clone_into(&mut self.host);
+    }
+
+    /// Puts what it keeps on a disk of this size, in memory. Its control socket stays where everybody sees it.
+    pub(crate) fn on_a_disk_of(&mut self, size: &str) {
+        let mount = format!(
+            r#"set -e
+            mkdir -p "$0/disk"
+            mount -t tmpfs -o size={size} disk "$0/disk"
+            for part in blocks ledgers pins staging work; do
+                mkdir -p "$0/disk/$part" "$0/$part"
+                mount --bind "$0/disk/$part" "$0/$part"
+            done
+            exec "$@""#
+        );
+        let command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &mount];
+        self.within = command.map(str::to_owned).into();
+        self.within.push(self.data_dir.to_str().unwrap().to_owned());
+    }
+
+    /// That disk, as this process sees it.
+    pub(crate) fn disk(&self) -> PathBuf {
+        let root = Path::new("/proc").join(self.pid().to_string()).join("root");
+        root.join(self.data_dir.strip_prefix("/").unwrap()).join("disk")
+    }
+
     /// `atlas-node start` as an operator types it, but on loopback, with fast beats, and tied to the test's life.
     pub(crate) fn start_command(&self) -> Command {
-        let mut command = program();
+        let mut command = program_within(&self.within);
         command
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["start", "--exit-with-parent", "--node-id", &self.label])
-            .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--no-mdns", "--no-upnp", "--no-gpu", "--ipfs-api", "none"])
+            .args([
+                "--listen",
+                &format!("/ip4/{}/tcp/0", self.host),
+                "--no-mdns",
+                "--no-upnp",
+                "--no-gpu",
+                "--ipfs-api",
+                "none",
+            ])
             .args(["--heartbeat-interval", "1", "--heartbeat-timeout", "3.5"])
             .arg("--python")
             .arg(python())
