@@ -150,4 +150,4 @@ fn check_capacity(free: &Resources, job: &Job, shard: &ShardSpec) -> Result<(), 
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

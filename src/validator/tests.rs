@@ -48,6 +48,11 @@ fn spec() -> JobSpec {
     }
 }
 
+/// An open job.
+pub(crate) fn job() -> Job {
+    Case::good().job
+}
+
 /// Everything that a question is about, right in every respect.
 #[derive(Clone)]
 struct Case {

@@ -45,11 +45,14 @@ pub(crate) struct Target {
     decoders: Vec<Decoder>,
 }
 
+/// Reads bytes of others; must neither panic nor take more memory than they are worth.
+type Decode = fn(&[u8]);
+
 /// A decoder, and the vectors that are its seeds: a page and a type.
 struct Decoder {
     page: &'static str,
     kind: &'static str,
-    run: Run,
+    run: Decode,
 }
 
 impl Target {
@@ -123,14 +126,11 @@ pub(crate) fn all() -> Vec<Target> {
     ]
 }
 
-/// What a decoder does with bytes.
-type Run = fn(&[u8]);
-
-fn decoder(page: &'static str, kind: &'static str, run: Run) -> Decoder {
+fn decoder(page: &'static str, kind: &'static str, run: Decode) -> Decoder {
     Decoder { page, kind, run }
 }
 
-fn target(name: &'static str, page: &'static str, decoders: &[(&'static str, Run)]) -> Target {
+fn target(name: &'static str, page: &'static str, decoders: &[(&'static str, Decode)]) -> Target {
     Target { name, decoders: decoders.iter().map(|(kind, run)| decoder(page, kind, *run)).collect() }
 }
 

@@ -79,6 +79,9 @@ impl Coordinator {
         for job in &touched.jobs {
             self.reconcile_job(ledger, *job);
         }
+        if let Some(state) = self.ledgers.get_mut(ledger) {
+            state.view.forget_ended();
+        }
     }
 
     /// Nodes that went offline will not answer: what they were asked, others are asked at once. The carrier would wait

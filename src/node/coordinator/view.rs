@@ -8,6 +8,9 @@ use crate::{
     types::{Digest, JobId, JobStatus, NodeKey, NodeStatus, Round, TaskId, TaskStatus, Time},
 };
 
+/// Ended jobs that a view remembers, the newest: some 10 MB with their tasks and rounds. The ledger has the others.
+const MAX_ENDED: usize = 1_000;
+
 /// The committed state of one ledger, as far as this node has read it.
 #[derive(Debug, Default)]
 pub struct View {
@@ -81,6 +84,21 @@ impl View {
         touched
     }
 
+    /// Forgets the jobs that ended longest ago, beyond [`MAX_ENDED`], with all that belongs to them.
+    pub fn forget_ended(&mut self) {
+        if self.jobs.len() <= MAX_ENDED {
+            return;
+        }
+        let ended = self.jobs.values().filter(|job| job.status != JobStatus::Open);
+        let mut ended: Vec<(Time, JobId)> = ended.map(|job| (job.updated_at, job.id)).collect();
+        ended.sort_unstable();
+        for (_, job) in &ended[..ended.len().saturating_sub(MAX_ENDED)] {
+            self.jobs.remove(job);
+            self.tasks.retain(|task, _| task.job != *job);
+            self.rounds.retain(|(of, _), _| of != job);
+        }
+    }
+
     /// The tasks of a job, by slot.
     pub fn tasks_of(&self, job: &JobId) -> impl Iterator<Item = &Task> {
         let (first, last) = (TaskId { job: *job, slot: 0 }, TaskId { job: *job, slot: u32::MAX });
@@ -100,5 +118,29 @@ impl View {
     /// The nodes that the ledger counts as present.
     pub fn present_nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().filter(|node| node.status != NodeStatus::Offline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validator;
+
+    #[test]
+    fn the_jobs_that_ended_longest_ago_are_forgotten_and_open_ones_never() {
+        let mut view = View::default();
+        let count = u16::try_from(MAX_ENDED).unwrap() + 3;
+        for number in 0..count {
+            let mut id = [0; 32];
+            id[..2].copy_from_slice(&number.to_be_bytes());
+            let mut job = validator::tests::job();
+            (job.id, job.updated_at) = (JobId(id), Time(u64::from(count - number)));
+            job.status = if number == count - 1 { JobStatus::Open } else { JobStatus::Completed };
+            view.jobs.insert(job.id, job);
+        }
+        view.forget_ended();
+        assert_eq!((view.jobs.len(), view.open_jobs().count()), (MAX_ENDED + 1, 1));
+        let oldest = view.jobs.values().filter(|job| job.status != JobStatus::Open).map(|job| job.updated_at).min();
+        assert_eq!(oldest, Some(Time(4)), "1 is the open one; 2 and 3 are forgotten");
     }
 }

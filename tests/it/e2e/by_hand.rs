@@ -9,7 +9,7 @@ use std::{
 };
 
 use atlas_node::{
-    api::{Infer, LedgerWay, NodeEvent},
+    api::{Infer, LedgerWay, NodeEvent, Status},
     types::{NodeStatus, Settle},
 };
 use futures::{Stream, StreamExt};
@@ -155,8 +155,8 @@ async fn a_ledger_whose_rpc_does_not_answer_is_reached_through_its_host_and_no_o
     lab.nodes[1].stopped().await;
     lab.nodes[1].change_flag("--chain-rpc", &nowhere);
     lab.nodes[1].start().await;
-    let status = lab.nodes[1].until_status("it found the way", |status| status.ledger.way == LedgerWay::Peer).await;
-    assert!(status.registered);
+    let found = |status: &Status| status.registered && status.ledger.way == LedgerWay::Peer;
+    lab.nodes[1].until_status("it found the way", found).await;
 }
 
 /// A job of the ridge bundle that comes along, on a table that it makes itself.
