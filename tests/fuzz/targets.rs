@@ -4,7 +4,7 @@
 //! panic nor take much memory, and what it read must be read again from what it writes. `scripts/fuzz` runs a target under
 //! libFuzzer; `tests/it` runs each over its seeds and over seeds with a few bytes changed.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::OnceLock};
 
 use atlas_node::{
     api,
@@ -116,13 +116,8 @@ pub(crate) fn all() -> Vec<Target> {
         ),
         gossip(),
         objects(),
-        Target {
-            name: "transaction",
-            decoders: vec![
-                decoder("transaction", "signed-transaction", object::<Transaction>),
-                decoder("transaction", "blocks", blocks),
-            ],
-        },
+        target("transaction", "transaction", &[("signed-transaction", object::<Transaction>)]),
+        target("ledger", "transaction", &[("blocks", blocks)]),
         answers(),
         target("content", "content", &[("dag-pb", dag_pb_node), ("unixfs", unixfs_node), ("car", car_stream)]),
         target("tensors", "state-root", &[("safetensors", safetensors)]),
@@ -252,6 +247,10 @@ fn blocks(bytes: &[u8]) {
         assert_eq!(result.results.len(), 1, "one result a transaction");
         nonces[creator] += u64::from(result.results[0].code != chain::wire::Code::Malformed as u32);
     }
+    // One input in eight, because it is the slowest part.
+    if !bytes.len().is_multiple_of(8) {
+        return;
+    }
     let restored = Ledger::restore(&ledger.snapshot()).expect("a ledger restores from its own snapshot");
     assert_eq!(restored.app_hash(), ledger.app_hash());
 }
@@ -283,8 +282,9 @@ fn queries(bytes: &[u8]) {
         query::CHANGES,
         query::PROVE,
     ];
+    static LEDGER: OnceLock<Ledger> = OnceLock::new();
     if let Some((path, data)) = bytes.split_first() {
-        let _ = ledger().query(PATHS[usize::from(*path) % PATHS.len()], data);
+        let _ = LEDGER.get_or_init(ledger).query(PATHS[usize::from(*path) % PATHS.len()], data);
     }
 }
 
