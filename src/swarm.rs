@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Kademlia of this network alone: an Atlas node is no use to the public IPFS table, nor it to us.
-const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new("/atlas/kad/1");
+pub(crate) const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new("/atlas/kad/1");
 /// What identify says this node speaks.
 const IDENTIFY_PROTOCOL: &str = "/atlas/id/1";
 /// A connection that nothing uses is closed after this long; beats (30 s) keep those of watchers open.

@@ -29,7 +29,7 @@ use crate::{
     chain::rpc as ledger_rpc,
     clock, codec, executor, ipfs, shard,
     store::BlockStore,
-    swarm::{Behaviour, BehaviourEvent},
+    swarm::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL},
     types::{ContentId, Signed, Time},
 };
 
@@ -351,8 +351,9 @@ impl EventLoop {
         match event {
             BehaviourEvent::Gossip(event) => self.on_gossip(event),
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
+                let routes = info.protocols.contains(&KADEMLIA_PROTOCOL);
                 let (listen, observed, agent) = (info.listen_addrs, info.observed_addr, info.agent_version);
-                self.input(Input::Peer(PeerEvent::Identified { peer: peer_id, listen, observed, agent }));
+                self.input(Input::Peer(PeerEvent::Identified { peer: peer_id, listen, observed, agent, routes }));
             }
             BehaviourEvent::Ping(ping::Event { peer, result: Ok(round_trip), .. }) => {
                 let micros = u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX);

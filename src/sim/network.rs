@@ -118,7 +118,7 @@ impl World {
         let event = PeerEvent::Connected { peer, address, outbound };
         self.reach(index, at, Delivery::Peer { machine: Some(other), event });
         let agent = "atlas-node/simulated".to_owned();
-        let event = PeerEvent::Identified { peer, listen: vec![listen], observed, agent };
+        let event = PeerEvent::Identified { peer, listen: vec![listen], observed, agent, routes: true };
         self.reach(index, at + self.longest(), Delivery::Peer { machine: None, event });
     }
 

@@ -42,6 +42,8 @@ pub enum PeerEvent {
         observed: Multiaddr,
         /// What it runs.
         agent: String,
+        /// It answers questions about the routing table. One that doesn't has no place there.
+        routes: bool,
     },
     /// mDNS found a peer.
     Discovered {
@@ -99,8 +101,8 @@ impl Coordinator {
             }
             PeerEvent::Connected { peer, address, outbound } => self.on_connected(peer, address, outbound),
             PeerEvent::Disconnected { peer } => self.on_disconnected(peer),
-            PeerEvent::Identified { peer, listen, observed, agent } => {
-                self.on_identified(peer, listen, &observed, agent)
+            PeerEvent::Identified { peer, listen, observed, agent, routes } => {
+                self.on_identified(peer, listen, &observed, agent, routes);
             }
             PeerEvent::Discovered { peer, address } => {
                 self.output(Output::AddAddress { peer, address: address.clone() });
@@ -149,11 +151,18 @@ impl Coordinator {
         self.name_holders();
     }
 
-    fn on_identified(&mut self, peer: PeerId, listen: Vec<Multiaddr>, observed: &Multiaddr, agent: String) {
+    fn on_identified(
+        &mut self,
+        peer: PeerId,
+        listen: Vec<Multiaddr>,
+        observed: &Multiaddr,
+        agent: String,
+        routes: bool,
+    ) {
         /// Addresses of one peer that are kept; a peer may name any number.
         const MAX_ADDRESSES: usize = 16;
         let listen: Vec<Multiaddr> = listen.into_iter().take(MAX_ADDRESSES).collect();
-        for address in &listen {
+        for address in listen.iter().filter(|_| routes) {
             self.output(Output::AddAddress { peer, address: address.clone() });
         }
         self.connectivity.remember(peer, listen.iter().cloned(), self.now);
