@@ -32,7 +32,9 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 pub(super) enum Failure {
     #[error("it carries the ledger `{found}`, not `{wanted}`")]
     WrongLedger { found: String, wanted: LedgerId },
-    #[error("its ledger `{ledger}` is signed by another key ({found}) than the expected {wanted}")]
+    #[error(
+        "its ledger `{ledger}` is signed by another key ({found}) than the expected {wanted}; if it was made anew, name its host with --ledger-host"
+    )]
     WrongValidator { ledger: LedgerId, found: String, wanted: NodeKey },
     #[error("it is at height {found}, behind height {seen} that was seen already")]
     Behind { found: u64, seen: u64 },
