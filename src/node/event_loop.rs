@@ -441,5 +441,5 @@ fn provider_key(root: &ContentId) -> kad::RecordKey {
 }
 
 fn content_of(key: &kad::RecordKey) -> Option<ContentId> {
-    cid::Cid::try_from(key.as_ref()).ok().map(ContentId)
+    ContentId::from_bytes(key.as_ref())
 }
