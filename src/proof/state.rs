@@ -293,10 +293,7 @@ impl State {
         let receipt: Receipt = signed.open().map_err(|error| Refused::never(error.to_string()))?;
         let faults = [
             (receipt.node != signed.signer, "the receipt's signer is not its node"),
-            (
-                identity::peer_id(&signed.signer) != Some(*peer),
-                "the receipt is another node's: its worker must send it",
-            ),
+            (identity::node_key(peer) != Some(signed.signer), "the receipt is another node's: its worker must send it"),
             (receipt.node == self.me, "a worker can't verify its own receipt"),
         ];
         faults.into_iter().find(|(wrong, _)| *wrong).map_or(Ok(()), |(_, fault)| Err(Refused::never(fault)))
@@ -318,7 +315,7 @@ fn check_attestation(attestation: &Signed, receipt: &Digest, peer: &PeerId) -> R
     let opened: Attestation = attestation.open().map_err(|error| Refused::never(error.to_string()))?;
     let right = opened.receipt == *receipt
         && opened.verifier == attestation.signer
-        && identity::peer_id(&attestation.signer) == Some(*peer);
+        && identity::node_key(peer) == Some(attestation.signer);
     if right { Ok(()) } else { Err(Refused::later("the peer's attestation is of another receipt or by another node")) }
 }
 
