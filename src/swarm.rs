@@ -16,6 +16,8 @@ use libp2p::{
     tcp, upnp, yamux,
 };
 
+pub use libp2p::swarm::SwarmEvent;
+
 use crate::{
     chain::rpc as ledger_rpc, executor, gossip, health, identity::Keypair, proof,
     protocol::behaviour::Behaviour as Protocol, shard,

@@ -59,9 +59,9 @@ mod tests {
         };
         a.dial(address).unwrap();
         let (key_a, key_b) = (Keypair::from_secret(&[1; 32]), Keypair::from_secret(&[2; 32]));
-        let nodes = [&key_a, &key_b].map(|key| (key.node_key(), key.peer_id())).to_vec();
-        a.behaviour_mut().handle(Input::Members { nodes: nodes.clone() });
-        b.behaviour_mut().handle(Input::Members { nodes });
+        let joined = [&key_a, &key_b].map(|key| (key.node_key(), key.peer_id())).to_vec();
+        a.behaviour_mut().handle(Input::Members { joined: joined.clone(), left: Vec::new() });
+        b.behaviour_mut().handle(Input::Members { joined, left: Vec::new() });
 
         // Each hears the other's beats.
         let (mut a_heard, mut b_heard) = (0, 0);

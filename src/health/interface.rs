@@ -63,11 +63,13 @@ impl Config {
 /// What the coordinator tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// All nodes known now (from the ledger and by connection); replaces what was said before. Watchers and helpers
-    /// are chosen among them. This node itself may be named and is left out.
+    /// Which nodes there are (on a ledger or by connection) has changed. Watchers and helpers are chosen among them.
+    /// Saying it twice changes nothing; this node itself may be named and is left out.
     Members {
-        /// Keys and peers.
-        nodes: Vec<(NodeKey, PeerId)>,
+        /// Keys and peers of those that came.
+        joined: Vec<(NodeKey, PeerId)>,
+        /// Those that are gone.
+        left: Vec<NodeKey>,
     },
     /// How busy this node is; goes out with the next beat.
     Load(Load),

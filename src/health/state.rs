@@ -18,7 +18,7 @@ use crate::{
     gossip::StatusChange,
     identity::{self, Keypair},
     protocol::{self, RequestId, ResponseToken, SendError},
-    types::{Beat, Load, NodeKey, NodeStatus, Signed, Time, rendezvous},
+    types::{Beat, Digest, Load, NodeKey, NodeStatus, Signed, Time, rendezvous},
 };
 
 type Action = protocol::Action<State>;
@@ -49,6 +49,8 @@ pub struct State {
     keypair: Keypair,
     me: NodeKey,
     members: BTreeMap<NodeKey, PeerId>,
+    /// The members as candidates for watching this node: the last ones come first.
+    ranking: BTreeSet<(Digest, NodeKey)>,
     /// Whom this node beats to.
     watchers: BTreeSet<NodeKey>,
     watched: BTreeMap<NodeKey, Watched>,
@@ -76,6 +78,7 @@ impl State {
             keypair,
             me,
             members: BTreeMap::new(),
+            ranking: BTreeSet::new(),
             watchers: BTreeSet::new(),
             watched: BTreeMap::new(),
             load: Load::default(),
@@ -126,20 +129,26 @@ impl State {
 
 /// This node's own beats.
 impl State {
-    fn set_members(&mut self, nodes: Vec<(NodeKey, PeerId)>) {
-        let members: BTreeMap<_, _> = nodes.into_iter().filter(|(node, _)| *node != self.me).collect();
-        if members == self.members {
-            return;
+    fn change_members(&mut self, joined: Vec<(NodeKey, PeerId)>, left: &[NodeKey]) {
+        for (node, peer) in joined.into_iter().filter(|(node, _)| *node != self.me) {
+            self.members.insert(node, peer);
+            self.ranking.insert((self.score(&node), node));
         }
-        self.members = members;
-        let parts: [&[u8]; 1] = [&self.me.0];
-        let chosen = rendezvous::first(rendezvous::WATCHER, &parts, self.config.watchers, self.members.keys().copied());
-        let before = std::mem::replace(&mut self.watchers, chosen.into_iter().collect());
+        for node in left {
+            self.members.remove(node);
+            self.ranking.remove(&(self.score(node), *node));
+        }
+        let chosen = self.ranking.iter().rev().take(self.config.watchers).map(|(_, node)| *node).collect();
+        let before = std::mem::replace(&mut self.watchers, chosen);
         // A new watcher does not wait a whole interval to hear of this node.
         let new: Vec<_> = self.watchers.difference(&before).copied().collect();
         for watcher in new {
             self.beat_to(watcher);
         }
+    }
+
+    fn score(&self, candidate: &NodeKey) -> Digest {
+        rendezvous::score(rendezvous::WATCHER, &[&self.me.0], candidate)
     }
 
     fn beat(&mut self, leaving: bool, now: Time) {
@@ -184,7 +193,7 @@ impl State {
 impl State {
     fn on_beat(&mut self, peer: PeerId, signed: Signed, now: Time) -> Result<(), String> {
         let beat: Beat = signed.open().map_err(|error| error.to_string())?;
-        if identity::peer_id(&beat.node) != Some(peer) {
+        if identity::node_key(&peer) != Some(beat.node) {
             return Err("a beat counts only from the node itself".into());
         }
         let Some(watched) = self.watched.get_mut(&beat.node) else {
@@ -392,7 +401,7 @@ impl protocol::State for State {
 
     fn handle(&mut self, input: Input, now: Time) {
         match input {
-            Input::Members { nodes } => self.set_members(nodes),
+            Input::Members { joined, left } => self.change_members(joined, &left),
             Input::Load(load) => self.load = load,
             Input::Leave => self.leave(now),
             Input::MeasureSpeed { id, peer } => self.tests.measure(id, peer, now),

@@ -84,8 +84,8 @@ impl Mesh {
 
     /// Tells a node of all others.
     fn introduce(&mut self, index: usize) {
-        let nodes = (0..self.nodes.len()).map(|index| (key(index).node_key(), key(index).peer_id())).collect();
-        self.tell(index, Input::Members { nodes });
+        let joined = (0..self.nodes.len()).map(|index| (key(index).node_key(), key(index).peer_id())).collect();
+        self.tell(index, Input::Members { joined, left: Vec::new() });
     }
 
     fn tell(&mut self, index: usize, input: Input) {
@@ -451,7 +451,7 @@ fn a_stranger_is_not_probed_for_whoever_asks_and_a_silent_one_is_answered_for_in
     let mut state = alone();
     let node = key(2).node_key();
     assert_eq!(answer(&mut state, 1, Request::ProbeFor { node }), Some(Response::NotReached));
-    state.handle(Input::Members { nodes: vec![(node, key(2).peer_id())] }, START);
+    state.handle(Input::Members { joined: vec![(node, key(2).peer_id())], left: Vec::new() }, START);
     assert_eq!(answer(&mut state, 1, Request::ProbeFor { node }), None);
     let deadline = START + Duration::from_millis(1_500);
     state.on_timeout(deadline);

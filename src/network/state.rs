@@ -1,6 +1,10 @@
 //! Collects what peers measured and observed, and says what this node registers.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use libp2p::{Multiaddr, PeerId};
 
@@ -28,6 +32,11 @@ pub enum Input {
         /// What came out.
         speed: Speed,
     },
+    /// The path to a peer could not be measured: another one may be.
+    NotMeasured {
+        /// With whom.
+        peer: PeerId,
+    },
     /// A peer told the address under which it sees this node (identify).
     Observed {
         /// Who saw it.
@@ -43,6 +52,8 @@ pub enum Input {
 #[derive(Debug, Default)]
 pub struct State {
     speeds: BTreeMap<PeerId, (Time, Speed)>,
+    /// Measurements under way; each ends in [`Input::Measured`] or [`Input::NotMeasured`].
+    measuring: BTreeSet<PeerId>,
     observed: BTreeMap<PeerId, (Time, IpAddr)>,
     place: Place,
 }
@@ -56,7 +67,13 @@ impl State {
     /// Takes in what is new.
     pub fn handle(&mut self, input: Input, now: Time) {
         match input {
-            Input::Measured { peer, speed } => remember(&mut self.speeds, peer, speed, now),
+            Input::Measured { peer, speed } => {
+                self.measuring.remove(&peer);
+                remember(&mut self.speeds, peer, speed, now);
+            }
+            Input::NotMeasured { peer } => {
+                self.measuring.remove(&peer);
+            }
             Input::Observed { by, address } => {
                 if let Some(address) = address::observed(&address).filter(address::is_public) {
                     remember(&mut self.observed, by, address, now);
@@ -82,6 +99,17 @@ impl State {
         let is_fresh = |peer: &PeerId| self.speeds.get(peer).is_some_and(|(at, _)| now.since(*at) <= FRESH);
         let (fresh, stale): (Vec<_>, Vec<_>) = connected.into_iter().partition(is_fresh);
         stale.into_iter().take(MEASURED.saturating_sub(fresh.len())).collect()
+    }
+
+    /// Whether to measure a peer that has just been met: not if three are measured, or about to be.
+    pub fn begin_measuring(&mut self, peer: PeerId, now: Time) -> bool {
+        let fresh = self.speeds.values().filter(|(at, _)| now.since(*at) <= FRESH).count();
+        let known = self.measuring.contains(&peer) || self.to_measure([peer], now).is_empty();
+        let begins = !known && fresh + self.measuring.len() < MEASURED;
+        if begins {
+            self.measuring.insert(peer);
+        }
+        begins
     }
 
     /// What this node registers on the ledger (`RegisterNode.attributes`), by the origin's keys:
@@ -145,6 +173,17 @@ mod tests {
     fn observe(state: &mut State, address: &str) {
         let address = format!("/ip4/{address}/tcp/4001").parse().unwrap();
         state.handle(Input::Observed { by: PeerId::random(), address }, NOW);
+    }
+
+    #[test]
+    fn of_many_peers_met_at_once_three_are_measured_and_another_for_one_that_failed() {
+        let mut state = State::default();
+        let peers: Vec<PeerId> =
+            (1..7).map(|seed| crate::identity::Keypair::from_secret(&[seed; 32]).peer_id()).collect();
+        let begun: Vec<bool> = peers.iter().map(|peer| state.begin_measuring(*peer, NOW)).collect();
+        assert_eq!(begun, [true, true, true, false, false, false]);
+        state.handle(Input::NotMeasured { peer: peers[1] }, NOW);
+        assert!(state.begin_measuring(peers[3], NOW) && !state.begin_measuring(peers[4], NOW));
     }
 
     #[test]

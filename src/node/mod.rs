@@ -11,7 +11,7 @@ mod ledger_host;
 pub mod ledgers;
 mod ports;
 mod remembered;
-mod traffic;
+pub mod traffic;
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 

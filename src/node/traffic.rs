@@ -5,7 +5,7 @@ use libp2p::metrics::Registry;
 use crate::api::Traffic;
 
 /// Everything received and sent on all connections since the start.
-pub(super) fn total(registry: &Registry) -> Traffic {
+pub fn total(registry: &Registry) -> Traffic {
     let mut text = String::new();
     if prometheus_client::encoding::text::encode(&mut text, registry).is_err() {
         return Traffic::default();

@@ -292,10 +292,7 @@ impl State {
     fn admit(&self, peer: &PeerId, signed: &Signed) -> Result<(), Refused> {
         let receipt: Receipt = signed.open().map_err(|error| Refused::never(error.to_string()))?;
         let faults = [
-            (
-                identity::peer_id(&signed.signer) != Some(*peer),
-                "the receipt is another node's: its worker must send it",
-            ),
+            (identity::node_key(peer) != Some(signed.signer), "the receipt is another node's: its worker must send it"),
             (receipt.node == self.me, "a worker can't verify its own receipt"),
         ];
         faults.into_iter().find(|(wrong, _)| *wrong).map_or(Ok(()), |(_, fault)| Err(Refused::never(fault)))
@@ -315,7 +312,7 @@ impl State {
 /// another node).
 fn check_attestation(attestation: &Signed, receipt: &Digest, peer: &PeerId) -> Result<(), Refused> {
     let opened: Attestation = attestation.open().map_err(|error| Refused::never(error.to_string()))?;
-    let right = opened.receipt == *receipt && identity::peer_id(&attestation.signer) == Some(*peer);
+    let right = opened.receipt == *receipt && identity::node_key(peer) == Some(attestation.signer);
     if right { Ok(()) } else { Err(Refused::later("the peer's attestation is of another receipt or by another node")) }
 }
 

@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::client::Key;
+use super::{client::Key, ledger_link::Page};
 use crate::{
     chain::{
         ledger::{BlockResult, Genesis, GenesisError, Ledger},
-        records::{Account, Changes},
+        records::Account,
         wire::{Code, query},
     },
     codec,
@@ -19,6 +19,9 @@ use crate::{
 pub(super) const GROUP_COMMIT: Duration = Duration::from_millis(5);
 /// And so often while time alone can change something.
 pub(super) const IDLE_BLOCK: Duration = Duration::from_secs(1);
+
+/// What a transaction that somebody else sent is known by.
+const REPLAYED: Key = Key::MAX;
 
 /// Whose transaction it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,14 +68,27 @@ impl Chain {
         !self.waiting.is_empty() || self.ledger.has_open_work()
     }
 
+    /// Sends transactions again that somebody else sent, past the check that keeps copies out.
+    pub(super) fn replay(&mut self, node: usize, transactions: Vec<Vec<u8>>) {
+        let sender = Sender { node, life: 0, key: REPLAYED };
+        self.waiting.extend(transactions.into_iter().map(|bytes| (sender, bytes)));
+    }
+
+    /// The transactions of other nodes that wait.
+    pub(super) fn overheard(&self, node: usize) -> Vec<Vec<u8>> {
+        let others = self.waiting.iter().filter(|(sender, _)| sender.node != node && sender.key != REPLAYED);
+        others.map(|(_, bytes)| bytes.clone()).collect()
+    }
+
     pub(super) fn make_block(&mut self, now: Time) -> Block {
         let (senders, transactions): (Vec<Sender>, Vec<Vec<u8>>) =
             std::mem::take(&mut self.waiting).into_iter().unzip();
         let hashes: Vec<Digest> = transactions.iter().map(|bytes| Digest::of(bytes)).collect();
         let result = self.ledger.apply_block(now, &transactions);
         // What was out of turn did nothing: the same bytes may come again when it is their turn.
-        let stale = hashes.iter().zip(&result.results).filter(|(_, result)| result.code == Code::Nonce as u32);
-        for (hash, _) in stale {
+        let stale = senders.iter().zip(&hashes).zip(&result.results);
+        let stale = stale.filter(|((sender, _), result)| result.code == Code::Nonce as u32 && sender.key != REPLAYED);
+        for ((_, hash), _) in stale {
             self.taken.remove(hash);
         }
         Block { senders: senders.into_iter().zip(hashes).collect(), result }
@@ -84,8 +100,11 @@ impl Chain {
     }
 
     /// What changed after a height.
-    pub(super) fn changes(&self, after: u64) -> Changes {
-        self.ask(query::CHANGES, &after).expect("the query and its data are right")
+    pub(super) fn page(&self, after: u64) -> Page {
+        let answer =
+            self.ledger.query(query::CHANGES, &codec::encode(&after)).expect("the query and its data are right");
+        let changes = codec::decode(&answer, usize::MAX).expect("the ledger's answer is what the query gives");
+        Page { changes, digest: Digest::of(&answer) }
     }
 
     /// An account; empty if there is none.

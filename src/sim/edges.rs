@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io};
 
 use bytes::Bytes;
 
-use super::{content::Directory, machine::Machine, scripts::Scripts};
+use super::{content::Directory, fault::Lie, machine::Machine, scripts::Scripts};
 use crate::{
     api, codec,
     node::edges::{Answer, Prepared, Request},
@@ -53,6 +53,49 @@ pub(super) fn spoil(answer: &mut Answer) {
     {
         aggregated.params_root = Digest::of(&aggregated.params_root.0);
     }
+}
+
+/// A liar's answer in place of the true one.
+pub(super) fn lie(lie: Lie, machine: &Machine, answer: &mut Answer) {
+    match (lie, &mut *answer) {
+        (Lie::Root, _) => spoil(answer),
+        (Lie::Attest, Answer::Proof(answer)) => answer.result = Ok(()),
+        (Lie::Receipt, Answer::Recovery(answer)) => {
+            if let recovery::edge::Answer::Kept { result: Ok(kept), .. } = &mut **answer {
+                kept.state_root = Digest::of(&kept.state_root.0);
+                kept.trace.pop();
+                kept.trace.push(kept.state_root);
+            }
+        }
+        (Lie::Update, Answer::Round(answer)) => {
+            if let round::edge::Answer::Packaged { result: Ok(package), .. } = &mut **answer {
+                let update = machine.store.get(&package.update_cid).unwrap_or_default();
+                let update = flipped(&update);
+                package.update_cid = machine.store.import(&update);
+                package.update_digest = Digest::of(&update);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Other bytes than were asked for.
+pub(super) fn corrupt(done: &mut Done) {
+    if let Done::Read(slots) = done {
+        for slot in slots {
+            if let Slot::Present(bytes) = slot {
+                *bytes = flipped(bytes).into();
+            }
+        }
+    }
+}
+
+fn flipped(bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+    bytes
 }
 
 fn measure(machine: &Machine, request: api::SubmitPrepared) -> Prepared {

@@ -1,5 +1,7 @@
 //! What goes wrong, where and when.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::types::{Round, Slot, Step};
@@ -54,6 +56,36 @@ pub enum Kind {
         /// 100 is as planned, 300 three times as long.
         percent: u64,
     },
+    /// Every look at the node's disk, and everything that ends in a sync, takes longer.
+    SlowDisk {
+        /// Whom.
+        who: Who,
+        /// By so much.
+        millis: u64,
+    },
+    /// The node's clock is set to another time than the others'.
+    Skew {
+        /// Whom.
+        who: Who,
+        /// Ahead; behind where it is negative.
+        millis: i64,
+    },
+    /// Nodes crash, one after another, by chance, and are back after a while.
+    Churn {
+        /// So many of a hundred nodes a minute.
+        percent_per_minute: u64,
+        /// How long each is away.
+        down_millis: u64,
+        /// How long it goes on.
+        for_millis: u64,
+    },
+    /// The node lies from now on, also after a restart.
+    Liar {
+        /// Who.
+        who: Who,
+        /// About what.
+        lie: Lie,
+    },
     /// Messages from these nodes to those are lost.
     Partition {
         /// The nodes on this side.
@@ -74,6 +106,22 @@ pub enum Kind {
     },
 }
 
+impl Kind {
+    /// How long the world is not to be expected to go on as it should.
+    pub(super) fn lasts(&self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Crash { restart_after_millis, .. } | Self::Stop { restart_after_millis, .. } => {
+                restart_after_millis.unwrap_or(0)
+            }
+            Self::Pause { for_millis, .. }
+            | Self::Churn { for_millis, .. }
+            | Self::Partition { for_millis, .. }
+            | Self::LedgerAway { for_millis } => *for_millis,
+            _ => 0,
+        })
+    }
+}
+
 /// Whom a fault hits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +132,24 @@ pub enum Who {
     Holder(Slot),
     /// The first in line to aggregate the open round.
     Aggregator,
+}
+
+/// What a liar lies about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lie {
+    /// A worker that names another state in its receipts than the one its script ended in.
+    Receipt,
+    /// A worker whose update is not what its checkpoint gives.
+    Update,
+    /// A verifier that attests whatever it is asked about.
+    Attest,
+    /// A holder that proposes and votes for another model.
+    Root,
+    /// A peer that gives other bytes than it is asked for.
+    Bytes,
+    /// A ledger client that sends everybody's transactions again.
+    Replay,
 }
 
 /// When a fault happens; once each.

@@ -125,6 +125,8 @@ pub(super) trait Carrier {
     fn on_time(&mut self, now: Time);
     /// When it will.
     fn next_time(&self) -> Option<Time>;
+    /// Whether a call of ours waits for its answer.
+    fn is_calling(&self, call: Call) -> bool;
     /// Calls under way, both ways.
     fn open_calls(&self) -> usize;
 }
@@ -181,6 +183,10 @@ impl<S: State> Carrier for Host<S> {
 
     fn next_time(&self) -> Option<Time> {
         self.state.poll_timeout()
+    }
+
+    fn is_calling(&self, call: Call) -> bool {
+        self.sent.contains_key(&call)
     }
 
     fn open_calls(&self) -> usize {

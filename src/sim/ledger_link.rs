@@ -1,11 +1,13 @@
 //! What travels between nodes and the ledger.
 
-use std::{rc::Rc, time::Duration};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use super::{
     Plant,
     chain::{GROUP_COMMIT, IDLE_BLOCK},
     client::{Client, Step},
+    fault::Lie,
+    invariant::Watch,
     world::{Delivery, Happening, World},
 };
 use crate::{
@@ -22,6 +24,14 @@ use crate::{
 
 /// A ledger that does not answer is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What a block changed, as it travels.
+#[derive(Debug)]
+pub(super) struct Page {
+    pub(super) changes: Changes,
+    /// Of their encoding.
+    pub(super) digest: Digest,
+}
 
 /// What a node asks of the ledger.
 #[derive(Debug, Clone)]
@@ -97,7 +107,13 @@ impl World {
         if self.chain.away_until > self.now {
             return self.at(self.chain.away_until, Happening::Block);
         }
+        let replayer =
+            self.machines.iter().position(|machine| machine.lie == Some(Lie::Replay) && machine.node.is_some());
+        let overheard = replayer.map(|node| (node, self.chain.overheard(node)));
         let block = self.chain.make_block(self.now);
+        if let Some((node, transactions)) = overheard {
+            self.chain.replay(node, transactions);
+        }
         self.record.block(&block.result);
         for ((sender, hash), result) in block.senders.into_iter().zip(block.result.results) {
             tracing::debug!(
@@ -112,7 +128,7 @@ impl World {
             self.at(at, Happening::Reaches { machine: sender.node, life: sender.life, what });
         }
         self.read_block();
-        let mut pages = std::collections::BTreeMap::new();
+        let mut pages = BTreeMap::new();
         for index in 0..self.machines.len() {
             self.tell(index, &mut pages);
         }
@@ -122,11 +138,14 @@ impl World {
         if self.chain.away_until <= self.now && self.chain.wants_block() {
             self.make_block();
         }
+        if self.violation.is_none() {
+            self.violation = Watch::second_check(self).err();
+        }
         self.after(IDLE_BLOCK, Happening::LedgerSecond);
     }
 
     /// Sends a node the changes that it was not told, in order.
-    fn tell(&mut self, index: usize, pages: &mut std::collections::BTreeMap<u64, Rc<Changes>>) {
+    fn tell(&mut self, index: usize, pages: &mut BTreeMap<u64, Rc<Page>>) {
         loop {
             let reached = self.reaches_ledger(index);
             let delay = self.one_way();
@@ -136,9 +155,9 @@ impl World {
                 return;
             }
             let (told, last) = node.told.unwrap_or((0, now));
-            let page = Rc::clone(pages.entry(told).or_insert_with(|| Rc::new(self.chain.changes(told))));
+            let page = Rc::clone(pages.entry(told).or_insert_with(|| Rc::new(self.chain.page(told))));
             let arrives = (now + delay).max(last);
-            node.told = Some((page.height, arrives));
+            node.told = Some((page.changes.height, arrives));
             self.reach(index, arrives, Delivery::Changes(page));
         }
     }
@@ -157,7 +176,7 @@ impl World {
         } else if news {
             self.ledger_event(index, Event::Disconnected { reason: "the ledger does not answer".to_owned() });
         }
-        self.tell(index, &mut std::collections::BTreeMap::new());
+        self.tell(index, &mut BTreeMap::new());
         self.reach(index, self.now + ASK_AGAIN, Delivery::LedgerSecond);
     }
 
@@ -169,11 +188,11 @@ impl World {
         self.with_client(index, |client, journal| client.on_result(journal, key, height, hash, result));
     }
 
-    pub(super) fn on_changes(&mut self, index: usize, changes: Rc<Changes>) {
+    pub(super) fn on_changes(&mut self, index: usize, page: Rc<Page>) {
         if !self.reaches_ledger(index) {
-            return self.reach(index, self.now + ASK_AGAIN, Delivery::Changes(changes));
+            return self.reach(index, self.now + ASK_AGAIN, Delivery::Changes(page));
         }
-        let mut changes = Changes::clone(&changes);
+        let mut changes = page.changes.clone();
         if self.plant == Some(Plant::ForgedHolder) {
             let me = self.machines[index].keypair.node_key();
             let assigned = changes.tasks.iter_mut().filter(|task| task.status == TaskStatus::Assigned);

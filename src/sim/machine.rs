@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
-use super::{client::Journal, content::Store, node::Node};
+use super::{client::Journal, content::Store, fault::Lie, node::Node};
 use crate::{
     identity::Keypair,
     shard::edge::Hold,
@@ -29,6 +29,12 @@ pub(super) struct Machine {
     /// Nothing happens here before then.
     pub(super) paused_until: Time,
     pub(super) slowness_percent: u64,
+    /// A look at the disk takes so much longer.
+    pub(super) disk_millis: u64,
+    /// Its clock is ahead by so many milliseconds, or behind.
+    pub(super) skew_millis: i64,
+    /// What its node lies about.
+    pub(super) lie: Option<Lie>,
     /// It was not meant to start again.
     pub(super) stays_down: bool,
     /// It will never start again, and its disk is lost.
@@ -54,10 +60,23 @@ impl Machine {
             node: None,
             paused_until: Time::ZERO,
             slowness_percent: 100,
+            disk_millis: 0,
+            skew_millis: 0,
+            lie: None,
             stays_down: false,
             gone: false,
             forgets_to_sync: false,
         }
+    }
+
+    /// What its clock shows at a time of the world.
+    pub(super) fn clock(&self, now: Time) -> Time {
+        Time::from_millis(now.as_millis().saturating_add_signed(self.skew_millis))
+    }
+
+    /// The time of the world at which its clock will show `shown`.
+    pub(super) fn time_of(&self, shown: Time) -> Time {
+        Time::from_millis(shown.as_millis().saturating_add_signed(-self.skew_millis))
     }
 
     /// Where others dial it.

@@ -12,6 +12,7 @@ mod chain;
 mod chance;
 mod client;
 pub mod content;
+pub mod draw;
 mod edges;
 mod fault;
 mod host;
@@ -24,6 +25,7 @@ mod record;
 mod report;
 pub mod scenario;
 mod scripts;
+pub mod search;
 mod striking;
 mod training;
 mod workload;
@@ -33,8 +35,8 @@ mod world;
 mod tests;
 
 pub use chance::Chance;
-pub use fault::{Fault, Kind, When, Who};
-pub use report::{Report, run};
+pub use fault::{Fault, Kind, Lie, When, Who};
+pub use report::{Report, Setup, run, run_with};
 pub use scenario::Scenario;
 
 /// A bug that is put into every node of a world on purpose, to show that an invariant notices it.
@@ -54,4 +56,6 @@ pub enum Plant {
     OtherModel,
     /// The ledger loses money.
     MoneyLost,
+    /// A checkpoint is rolled back on the ledger.
+    RolledBack,
 }

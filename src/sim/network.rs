@@ -7,6 +7,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::{
     host::{Carried, Frame},
+    scenario::LATE_MILLIS,
     world::{Delivery, Happening, World},
 };
 use crate::{
@@ -51,7 +52,8 @@ impl World {
     pub(super) fn one_way(&mut self) -> Duration {
         let network = &self.scenario.network;
         let (least, jitter) = (network.latency_millis, network.jitter_millis);
-        Duration::from_millis(self.latency.within(least..=least + jitter))
+        let late = if self.loss.happens(self.scenario.network.late_permille) { LATE_MILLIS } else { 0 };
+        Duration::from_millis(self.latency.within(least..=least + jitter) + late)
     }
 
     /// How long so many bytes take beside the way itself.
@@ -84,8 +86,7 @@ impl World {
     // Connections.
 
     pub(super) fn dial(&mut self, index: usize, address: &Multiaddr) {
-        let machines = &self.machines;
-        let Some(other) = (0..machines.len()).find(|other| machines[*other].full_address() == *address) else { return };
+        let Some(other) = self.index_at(address) else { return };
         if let Err(after) = self.connect(index, other) {
             let error = "the connection was refused or timed out".to_owned();
             let event = PeerEvent::DialFailed { peer: Some(self.machines[other].peer), error };
@@ -314,6 +315,7 @@ impl Happening {
             Self::Fault(_) => "fault",
             Self::Heal(_) => "heal",
             Self::GiveUp(_) => "give up",
+            Self::Churn(_) => "churn",
             Self::Submit => "submit",
         }
     }

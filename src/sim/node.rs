@@ -61,7 +61,6 @@ pub(super) enum Effect {
 pub(super) struct Heard {
     pub(super) topic: String,
     pub(super) bytes: Bytes,
-    at: Time,
 }
 
 /// The node.
@@ -78,6 +77,7 @@ pub(super) struct Node {
     pub(super) client: Client,
     pub(super) topics: BTreeSet<String>,
     pub(super) heard: BTreeMap<Digest, Heard>,
+    heard_at: VecDeque<(Time, Digest)>,
     unpublished: VecDeque<(Time, String, Bytes)>,
     /// Machines to which a connection is open, as this node knows.
     pub(super) links: BTreeSet<usize>,
@@ -119,6 +119,7 @@ impl Node {
                 .map(str::to_owned)
                 .into(),
             heard: BTreeMap::new(),
+            heard_at: VecDeque::new(),
             unpublished: VecDeque::new(),
             links: BTreeSet::new(),
             connected: false,
@@ -142,6 +143,11 @@ impl Node {
 
     fn carrier(&mut self, protocol: &str) -> Option<&mut dyn Carrier> {
         self.carriers().into_iter().find(|carrier| carrier.protocol() == protocol)
+    }
+
+    /// Whether a call of this node waits for its answer.
+    pub(super) fn is_calling(&mut self, protocol: &str, call: super::host::Call) -> bool {
+        self.carrier(protocol).is_some_and(|carrier| carrier.is_calling(call))
     }
 
     // What happens to it.
@@ -214,11 +220,16 @@ impl Node {
 
     /// Takes note of a gossip message; true if it is new and on a topic of this node.
     pub(super) fn hear(&mut self, id: Digest, topic: &str, bytes: &Bytes, now: Time) -> bool {
-        self.heard.retain(|_, heard| now.since(heard.at) < crate::gossip::MEMORY);
+        while self.heard_at.front().is_some_and(|(at, _)| now.since(*at) >= crate::gossip::MEMORY) {
+            if let Some((_, oldest)) = self.heard_at.pop_front() {
+                self.heard.remove(&oldest);
+            }
+        }
         if !self.topics.contains(topic) || self.heard.contains_key(&id) {
             return false;
         }
-        self.heard.insert(id, Heard { topic: topic.to_owned(), bytes: bytes.clone(), at: now });
+        self.heard.insert(id, Heard { topic: topic.to_owned(), bytes: bytes.clone() });
+        self.heard_at.push_back((now, id));
         true
     }
 

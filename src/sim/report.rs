@@ -1,14 +1,15 @@
 //! Runs a scenario and says what came out.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use super::{
     Plant,
+    draw::draw,
     invariant::Violation,
     scenario::{Expect, Scenario},
     world::{BEGIN, World},
 };
-use crate::types::{Digest, JobStatus, TaskStatus};
+use crate::types::{Digest, JobStatus, TaskStatus, memo};
 
 /// What came out of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +48,33 @@ pub struct Report {
     pub violation: Option<Violation>,
 }
 
+/// How a run differs from what its scenario and seed say.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// A planted bug.
+    pub plant: Option<Plant>,
+    /// Of the faults (the scenario's, then those drawn by chance) only these; absent: all.
+    pub only: Option<BTreeSet<usize>>,
+    /// Look at everything at each event, not only at what it changes.
+    pub thorough: bool,
+    /// Verify each signature at every node that sees it, also if another has.
+    pub verify_all: bool,
+}
+
 /// Runs a scenario from a seed, perhaps with a planted bug.
 pub fn run(scenario: &Scenario, seed: u64, plant: Option<Plant>) -> Report {
-    let mut world = World::new(scenario.clone(), seed, plant);
+    run_with(scenario, seed, &Setup { plant, ..Setup::default() })
+}
+
+/// Runs a scenario from a seed.
+pub fn run_with(scenario: &Scenario, seed: u64, setup: &Setup) -> Report {
+    let mut drawn = draw(scenario, seed);
+    if let Some(only) = &setup.only {
+        let faults = drawn.fault.into_iter().enumerate().filter(|(number, _)| only.contains(number));
+        drawn.fault = faults.map(|(_, fault)| fault).collect();
+    }
+    let _memo = (!setup.verify_all).then(memo::Remembering::begin);
+    let mut world = World::new(drawn, seed, setup);
     world.run();
     let mut report = read(&world);
     if report.violation.is_none() {

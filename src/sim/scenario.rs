@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use super::fault::Fault;
+use super::{draw::Random, fault::Fault};
 use crate::types::{JobStatus, Quorum};
 
 /// Why a scenario can't be run.
@@ -45,6 +45,9 @@ pub struct Scenario {
     /// Tasks that each node has room for.
     #[serde(default = "two")]
     pub room: u64,
+    /// Nodes start within so many virtual milliseconds.
+    #[serde(default = "two_hundred")]
+    pub start_millis: u64,
     /// Peers that each node is told of at its start, all of them with a smaller number.
     #[serde(default = "four")]
     pub bootstrap: usize,
@@ -63,6 +66,9 @@ pub struct Scenario {
     /// What goes wrong.
     #[serde(default)]
     pub fault: Vec<Fault>,
+    /// What else goes wrong, by chance; the network is then by chance too.
+    #[serde(default)]
+    pub random: Option<Random>,
     /// What must come out.
     #[serde(default)]
     pub expect: Expect,
@@ -131,6 +137,9 @@ impl Default for Script {
     }
 }
 
+/// What an overtaken message is late by.
+pub(super) const LATE_MILLIS: u64 = 300;
+
 /// The network. Both ways of a path are alike but for faults.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -145,11 +154,20 @@ pub struct Network {
     pub loss_permille: u32,
     /// Gossip messages and transactions of 1,000 that arrive twice.
     pub duplicate_permille: u32,
+    /// Messages of 1,000 that are overtaken: they take [`LATE_MILLIS`] longer.
+    pub late_permille: u32,
 }
 
 impl Default for Network {
     fn default() -> Self {
-        Self { latency_millis: 1, jitter_millis: 4, kilobits: 10_000, loss_permille: 0, duplicate_permille: 0 }
+        Self {
+            latency_millis: 1,
+            jitter_millis: 4,
+            kilobits: 10_000,
+            loss_permille: 0,
+            duplicate_permille: 0,
+            late_permille: 0,
+        }
     }
 }
 
@@ -200,6 +218,9 @@ impl Scenario {
             () if scenario.nodes > MAX_NODES => range("nodes", "is too large: the most is 65,536"),
             () if scenario.job.slots == 0 => range("job.slots", "must be 1 at least"),
             () if scenario.network.kilobits == 0 => range("network.kilobits", "must not be 0"),
+            () if scenario.random.is_some_and(|random| random.from_millis > random.until_millis) => {
+                range("random.until_millis", "must not be before `from_millis`")
+            }
             () if scenario.beat_millis == 0 => range("beat_millis", "must not be 0"),
             () => Ok(scenario),
         }
@@ -219,6 +240,10 @@ fn two() -> u64 {
 
 fn four() -> usize {
     4
+}
+
+fn two_hundred() -> u64 {
+    200
 }
 
 fn thirty() -> u64 {

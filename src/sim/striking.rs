@@ -5,9 +5,12 @@ use std::time::Duration;
 use super::{
     fault::{Kind, Lasting, When, Who},
     network::{CONNECTION_LIMIT, Cut},
-    world::{Delivery, Happening, World},
+    world::{Churn, Delivery, Happening, World},
 };
 use crate::types::{NodeKey, Round, Slot, Step, TaskId, rendezvous};
+
+/// Nodes of 1,000 that vanish without closing their connections when nodes come and go.
+const SILENT_PERMILLE: u32 = 300;
 
 impl World {
     /// A fault that waits for a script to get so far, strikes.
@@ -37,6 +40,7 @@ impl World {
 
     pub(super) fn strike(&mut self, index: usize) {
         let kind = self.faults[index].0.kind.clone();
+        self.troubled_until = self.troubled_until.max(self.now + kind.lasts());
         let later = |millis: u64| Duration::from_millis(millis);
         match kind {
             Kind::Crash { who, restart_after_millis, silent } => {
@@ -64,6 +68,26 @@ impl World {
                 machine.slowness_percent = percent;
                 machine.node.iter_mut().for_each(|node| node.scripts.slowness_percent = percent);
             }
+            Kind::SlowDisk { who, millis } => {
+                let Some(machine) = self.find(who) else { return };
+                self.machines[machine].disk_millis = millis;
+            }
+            Kind::Skew { who, millis } => {
+                let Some(machine) = self.find(who) else { return };
+                self.machines[machine].skew_millis = millis;
+            }
+            Kind::Churn { percent_per_minute, down_millis, for_millis } => {
+                let hits_a_minute = percent_per_minute.max(1) * self.machines.len() as u64;
+                let period = later(100 * 60_000 / hits_a_minute);
+                self.after(
+                    period,
+                    Happening::Churn(Churn { period, down_millis, until: self.now + later(for_millis) }),
+                );
+            }
+            Kind::Liar { who, lie } => {
+                let Some(machine) = self.find(who) else { return };
+                self.machines[machine].lie = Some(lie);
+            }
             Kind::Partition { nodes, one_way, with_ledger, for_millis } => {
                 let cut = self.cuts.len();
                 self.cuts.push(Some(Cut { inside: nodes, one_way, with_ledger }));
@@ -77,6 +101,19 @@ impl World {
     pub(super) fn heal(&mut self, lasting: Lasting) {
         match lasting {
             Lasting::Cut(cut) => self.cuts[cut] = None,
+        }
+    }
+
+    pub(super) fn churn(&mut self, churn: Churn) {
+        let last = u64::try_from(self.machines.len() - 1).unwrap_or(0);
+        let machine = usize::try_from(self.choice.within(0..=last)).unwrap_or(0);
+        if self.machines[machine].node.is_some() {
+            let silent = self.choice.happens(SILENT_PERMILLE);
+            self.crash(machine, silent);
+            self.restart(machine, Some(churn.down_millis));
+        }
+        if self.now + churn.period < churn.until {
+            self.after(churn.period, Happening::Churn(churn));
         }
     }
 

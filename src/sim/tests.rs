@@ -5,10 +5,10 @@ use crate::types::{JobStatus, Quorum};
 
 const SMOKE: &str = include_str!("../../simulations/smoke.toml");
 
-/// The smoke scenario, with fewer rounds.
+/// The smoke scenario, with four nodes and fewer rounds.
 fn smoke(rounds: u32) -> Scenario {
     let mut scenario = Scenario::parse(SMOKE).unwrap();
-    scenario.job.rounds = rounds;
+    (scenario.nodes, scenario.job.slots, scenario.job.rounds) = (4, 4, rounds);
     for fault in &mut scenario.fault {
         fault.when = When::Progress { slot: 1, round: 2, step: 30 };
     }
@@ -79,8 +79,10 @@ fn each_invariant_notices_a_planted_bug() {
     assert_eq!(notices(&calm(3), Plant::ForgedHolder), "leases");
     assert_eq!(notices(&calm(3), Plant::OtherModel), "model");
     assert_eq!(notices(&calm(3), Plant::MoneyLost), "escrow");
+    assert_eq!(notices(&smoke(4), Plant::RolledBack), "rollback");
     let short = Scenario { limit_seconds: 20, ..calm(3) };
     assert_eq!(notices(&short, Plant::NoClose), "ended");
+    assert_eq!(notices(&calm(3), Plant::NoClose), "alive");
 }
 
 #[test]
@@ -96,6 +98,94 @@ fn a_checkpoint_that_was_never_synced_is_missed() {
     scenario.fault = [destroy].into_iter().chain((0..4).map(crash)).collect();
     assert_eq!(run(&scenario, 1, None).violation, None);
     assert_eq!(notices(&scenario, Plant::NoSync), "checkpoints");
+}
+
+#[test]
+fn looking_at_everything_at_each_event_finds_what_looking_at_changes_does() {
+    let thorough =
+        |scenario: &Scenario, plant| run_with(scenario, 1, &Setup { plant, thorough: true, ..Setup::default() });
+    assert_eq!(thorough(&smoke(4), None), run(&smoke(4), 1, None));
+    let plants = [(4, Plant::BatchTwice), (3, Plant::ForgedHolder), (3, Plant::OtherModel), (3, Plant::MoneyLost)];
+    for (rounds, plant) in plants {
+        let found = |report: Report| report.violation.map(|violation| violation.invariant);
+        let scenario = smoke(rounds);
+        assert_eq!(found(thorough(&scenario, Some(plant))), found(run(&scenario, 1, Some(plant))), "{plant:?}");
+    }
+}
+
+#[test]
+fn a_signature_that_is_verified_once_for_all_changes_nothing() {
+    let setup = Setup { verify_all: true, ..Setup::default() };
+    assert_eq!(run_with(&smoke(4), 1, &setup), run(&smoke(4), 1, None));
+}
+
+#[test]
+fn every_scenario_can_be_read() {
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/simulations")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            let scenario = Scenario::parse(&std::fs::read_to_string(&path).unwrap());
+            assert!(scenario.is_ok_and(|read| path.file_stem().is_some_and(|stem| *stem == *read.name)), "{path:?}");
+        }
+    }
+}
+
+/// A scenario of a file, with a few rounds.
+fn short(text: &str) -> Report {
+    let mut scenario = Scenario::parse(text).unwrap();
+    scenario.job.rounds = 5;
+    run(&scenario, scenario.seed, None)
+}
+
+#[test]
+fn a_liar_in_each_role_changes_no_model() {
+    let honest = run(&calm(5), 1, None).model_root;
+    let files = [
+        include_str!("../../simulations/liar-receipt.toml"),
+        include_str!("../../simulations/liar-update.toml"),
+        include_str!("../../simulations/liar-verifier.toml"),
+        include_str!("../../simulations/liar-aggregator.toml"),
+        include_str!("../../simulations/liar-giver.toml"),
+        include_str!("../../simulations/liar-client.toml"),
+    ];
+    for report in files.map(short) {
+        assert_eq!((report.violation.as_ref(), report.model_root), (None, honest), "{report}");
+    }
+}
+
+#[test]
+fn clocks_that_differ_and_slow_disks_stop_nothing() {
+    let files = [include_str!("../../simulations/clock-skew.toml"), include_str!("../../simulations/slow-disks.toml")];
+    for report in files.map(short) {
+        assert_eq!(report.violation, None, "{report}");
+    }
+}
+
+#[test]
+fn a_failing_run_is_shrunk_to_the_fault_that_matters() {
+    let mut scenario = calm(4);
+    scenario.expect.reassigned_at_most = Some(0);
+    let at = |kind, round| Fault { kind, when: When::RoundOpened(round) };
+    let crash = Kind::Crash { who: Who::Holder(1), restart_after_millis: None, silent: false };
+    scenario.fault = vec![
+        at(Kind::Slow { who: Who::Node(2), percent: 150 }, 1),
+        at(crash.clone(), 2),
+        at(Kind::Skew { who: Who::Node(3), millis: 5_000 }, 2),
+    ];
+    let failure = search::failure(&scenario, 1).expect("a task was reassigned");
+    assert_eq!(failure.faults, [(1, at(crash, 2))]);
+    assert_eq!(failure.replay(), "--seed 1 --faults '1'");
+    scenario.expect.reassigned_at_most = None;
+    assert!(search::search(&scenario, 1, 2, 2).is_empty());
+}
+
+#[test]
+fn a_seed_draws_the_same_faults_again_and_another_draws_others() {
+    let scenario = Scenario::parse(include_str!("../../simulations/search.toml")).unwrap();
+    let drawn = |seed| draw::draw(&scenario, seed);
+    assert_eq!(drawn(3), drawn(3));
+    assert!((1..50).any(|seed| drawn(seed).fault != drawn(seed + 1).fault));
+    assert!((1..50).all(|seed| (1..=6).contains(&drawn(seed).fault.len()) && drawn(seed).random.is_none()));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     chain::{Chain, IDLE_BLOCK, Sender},
     chance::Chance,
     edges,
-    fault::{self, Fault},
+    fault::{self, Fault, Lie},
     host::{Call, Carried, Frame},
     invariant::{FULL_CHECK, Violation, Watch},
     ledger_link,
@@ -17,13 +17,14 @@ use super::{
     network::Cut,
     node::{Effect, Node},
     record::Record,
+    report::Setup,
     scenario::Scenario,
     scripts::Tick,
     workload,
 };
 use crate::{
     api::{self, NodeEvent},
-    chain::{ledger::TransactionResult, records::Changes},
+    chain::ledger::TransactionResult,
     node::{
         coordinator::{Input, PeerEvent, view::View},
         edges::Request,
@@ -37,8 +38,6 @@ use crate::{
 pub(super) const BEGIN: Time = Time::from_millis(1_700_000_000_000);
 /// A node that wakes so often within one millisecond without getting anything done is in an endless loop.
 const MAX_RESTLESS: u32 = 1_000;
-/// Nodes start within this time.
-const START_SPREAD: u64 = 200;
 
 /// Something that happens.
 #[derive(Debug)]
@@ -59,8 +58,18 @@ pub(super) enum Happening {
     Heal(fault::Lasting),
     /// Connections across a cut are given up.
     GiveUp(usize),
+    /// Nodes go on crashing.
+    Churn(Churn),
     /// A person submits the job.
     Submit,
+}
+
+/// Crashes by chance, one each period.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Churn {
+    pub(super) period: Duration,
+    pub(super) down_millis: u64,
+    pub(super) until: Time,
 }
 
 /// What can reach a node.
@@ -78,7 +87,7 @@ pub(super) enum Delivery {
     LedgerSecond,
     Nonce(u64),
     Result { key: u64, height: u64, hash: Digest, result: TransactionResult },
-    Changes(Rc<Changes>),
+    Changes(Rc<ledger_link::Page>),
     Shutdown,
 }
 
@@ -101,6 +110,7 @@ pub(super) struct World {
     queue: BTreeMap<(Time, u64), Happening>,
     pub(super) machines: Vec<Machine>,
     by_peer: BTreeMap<PeerId, usize>,
+    by_address: BTreeMap<Multiaddr, usize>,
     pub(super) chain: Chain,
     /// The committed records, as anybody could read them.
     pub(super) view: View,
@@ -116,6 +126,10 @@ pub(super) struct World {
     pub(super) job: Option<JobId>,
     pub(super) reply: Option<Result<api::Reply, api::Error>>,
     ended_at: Option<Time>,
+    /// Until then something is broken.
+    pub(super) troubled_until: Time,
+    /// Events between two full checks.
+    full_check: u64,
     /// What every node that starts gets wrong, to show that it is noticed.
     pub(super) plant: Option<super::Plant>,
     pub(super) violation: Option<Violation>,
@@ -123,9 +137,10 @@ pub(super) struct World {
 
 impl World {
     /// A world in which nothing has happened yet.
-    pub(super) fn new(scenario: Scenario, seed: u64, plant: Option<super::Plant>) -> Self {
+    pub(super) fn new(scenario: Scenario, seed: u64, setup: &Setup) -> Self {
         let machines: Vec<Machine> = (0..scenario.nodes).map(|index| Machine::new(seed, index)).collect();
         let by_peer = machines.iter().enumerate().map(|(index, machine)| (machine.peer, index)).collect();
+        let by_address = machines.iter().enumerate().map(|(index, machine)| (machine.full_address(), index)).collect();
         let chain = Chain::new(workload::genesis(&scenario, &machines[0])).expect("the genesis is sound");
         let faults = scenario.fault.iter().map(|fault| (fault.clone(), false)).collect();
         let mut world = Self {
@@ -136,6 +151,7 @@ impl World {
             queue: BTreeMap::new(),
             machines,
             by_peer,
+            by_address,
             chain,
             view: View::default(),
             providers: BTreeMap::new(),
@@ -149,7 +165,9 @@ impl World {
             job: None,
             reply: None,
             ended_at: None,
-            plant,
+            troubled_until: BEGIN,
+            plant: setup.plant,
+            full_check: if setup.thorough { 1 } else { FULL_CHECK },
             violation: None,
             scenario,
         };
@@ -162,7 +180,7 @@ impl World {
         let mut spread = Chance::new(self.seed, "start");
         for index in 0..self.machines.len() {
             // The first is there when the others look for it.
-            let delay = if index == 0 { 0 } else { spread.within(1..=START_SPREAD) };
+            let delay = if index == 0 { 0 } else { spread.within(0..=self.scenario.start_millis) };
             self.after(Duration::from_millis(delay), Happening::Start(index));
         }
         self.after(IDLE_BLOCK, Happening::LedgerSecond);
@@ -182,16 +200,20 @@ impl World {
         while self.violation.is_none()
             && let Some(((at, _), happening)) = self.queue.pop_first()
         {
-            let end = self.ended_at.map_or(limit, |ended| (ended + settle).min(limit));
+            // What was broken when the job ended has time to mend too.
+            let end = self.ended_at.map_or(limit, |ended| (ended.max(self.troubled_until) + settle).min(limit));
             if at > end {
                 self.now = end;
                 break;
             }
             self.now = at;
+            if self.is_void(&happening) {
+                continue;
+            }
             self.counts.events += 1;
             self.record.happening(at, &happening);
             self.happen(happening);
-            if self.violation.is_none() && self.counts.events.is_multiple_of(FULL_CHECK) {
+            if self.violation.is_none() && self.counts.events.is_multiple_of(self.full_check) {
                 self.violation = Watch::full_check(self).err();
             }
         }
@@ -225,8 +247,24 @@ impl World {
         self.by_peer.get(peer).copied()
     }
 
+    pub(super) fn index_at(&self, address: &Multiaddr) -> Option<usize> {
+        self.by_address.get(address).copied()
+    }
+
     pub(super) fn index_of_key(&self, key: &NodeKey) -> Option<usize> {
         self.index_of(&crate::identity::peer_id(key)?)
+    }
+
+    /// Whether it was meant for an earlier life of a node, or for something that was settled since.
+    fn is_void(&mut self, happening: &Happening) -> bool {
+        let Happening::Reaches { machine, life, what } = happening else { return false };
+        let machine = &mut self.machines[*machine];
+        let Some(node) = machine.node.as_mut().filter(|_| machine.life == *life) else { return true };
+        match what {
+            Delivery::CallFailed { protocol, call, .. } => !node.is_calling(protocol, *call),
+            Delivery::Wake => node.armed != Some(self.now),
+            _ => false,
+        }
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -239,6 +277,7 @@ impl World {
             Happening::Fault(index) => self.strike(index),
             Happening::Heal(lasting) => self.heal(lasting),
             Happening::GiveUp(cut) => self.give_up(cut),
+            Happening::Churn(churn) => self.churn(churn),
             Happening::Submit => self.submit(),
         }
     }
@@ -249,7 +288,7 @@ impl World {
             return;
         }
         let bootstrap = self.bootstrap(index);
-        let mut node = Node::new(machine, &self.scenario, workload::CHAIN_ID, bootstrap, self.now);
+        let mut node = Node::new(machine, &self.scenario, workload::CHAIN_ID, bootstrap, machine.clock(self.now));
         node.scripts.redo_a_batch = self.plant == Some(super::Plant::BatchTwice);
         let listening = Input::Peer(PeerEvent::Listening(machine.address.clone()));
         let machine = &mut self.machines[index];
@@ -276,12 +315,13 @@ impl World {
     }
 
     fn reaches(&mut self, index: usize, life: u64, what: Delivery) {
-        let machine = &self.machines[index];
-        if machine.life != life || machine.node.is_none() {
-            return;
-        }
+        let machine = &mut self.machines[index];
         if machine.paused_until > self.now {
-            return self.at(machine.paused_until, Happening::Reaches { machine: index, life, what });
+            if let (Delivery::Wake, Some(node)) = (&what, &mut machine.node) {
+                node.armed = Some(machine.paused_until);
+            }
+            let resumes = machine.paused_until;
+            return self.at(resumes, Happening::Reaches { machine: index, life, what });
         }
         match what {
             Delivery::Wake => self.wake(index),
@@ -294,7 +334,11 @@ impl World {
             Delivery::Listener => self.publish_waiting(index),
             Delivery::Edge { id, request } => self.on_edge(index, id, request),
             Delivery::ShardEdge { id, work } => {
-                let result = Ok(edges::perform_shard(&self.machines[index], work));
+                let mut done = edges::perform_shard(&self.machines[index], work);
+                if self.machines[index].lie == Some(Lie::Bytes) {
+                    edges::corrupt(&mut done);
+                }
+                let result = Ok(done);
                 self.with_node(index, |node, now, out| node.on_shard_edge(Answer { id, result }, now, out));
             }
             Delivery::Script(tick) => self.on_script(index, tick),
@@ -326,10 +370,15 @@ impl World {
         let machine = &self.machines[index];
         let Some(node) = &machine.node else { return };
         let mut answer = edges::perform(machine, &node.scripts, request);
+        if let Some(lie) = machine.lie {
+            edges::lie(lie, machine, &mut answer);
+        }
         if self.plant == Some(super::Plant::OtherModel) && index == 1 {
             edges::spoil(&mut answer);
         }
-        if let Err(violation) = self.watch.on_answer(index, &answer) {
+        if machine.lie.is_none()
+            && let Err(violation) = self.watch.on_answer(index, &answer)
+        {
             self.violation = Some(violation);
         }
         if self.plant == Some(super::Plant::LostAnswers) && matches!(answer, crate::node::edges::Answer::Pinned(_)) {
@@ -347,7 +396,7 @@ impl World {
 
     /// Lets something happen in a node, then does what it wants, and sees to it that it wakes when it wants.
     pub(super) fn with_node(&mut self, index: usize, act: impl FnOnce(&mut Node, Time, &mut Vec<Effect>)) {
-        let now = self.now;
+        let now = self.machines[index].clock(self.now);
         let Some(node) = &mut self.machines[index].node else { return };
         let mut effects = Vec::new();
         act(node, now, &mut effects);
@@ -365,8 +414,10 @@ impl World {
     fn settle(&mut self, index: usize) {
         let now = self.now;
         let Some(node) = &mut self.machines[index].node else { return };
-        let wake = node.next_wake();
+        let wanted = node.next_wake();
         let due = node.scripts.take_due();
+        let wake = self.machines[index].time_of(wanted);
+        let Some(node) = &mut self.machines[index].node else { return };
         // Who was just woken and wants to be at once again gets a millisecond later what a busy loop would give it.
         let wake = if wake <= now { now + Duration::from_millis(u64::from(node.restless > 0)) } else { wake };
         let arm = node.armed.is_none_or(|armed| wake < armed);
@@ -394,11 +445,11 @@ impl World {
             Effect::Subscribed { topic } => self.on_subscribed(index, &topic),
             Effect::Dial(address) => self.dial(index, &address),
             Effect::Edge { id, request } => {
-                let at = self.now + duration_of(&request);
+                let at = self.now + duration_of(&request) + self.disk(index);
                 self.reach(index, at, Delivery::Edge { id, request });
             }
             Effect::ShardEdge(request) => {
-                let at = self.now + DISK;
+                let at = self.now + DISK + self.disk(index);
                 self.reach(index, at, Delivery::ShardEdge { id: request.id, work: request.work });
             }
             Effect::Script(request) => {
@@ -424,6 +475,11 @@ impl World {
             Effect::Notify(event) => self.on_event(index, &event),
             Effect::Exit => self.on_exit(index),
         }
+    }
+
+    /// What a slow disk adds.
+    fn disk(&self, index: usize) -> Duration {
+        Duration::from_millis(self.machines[index].disk_millis)
     }
 
     fn on_event(&mut self, index: usize, event: &NodeEvent) {
@@ -452,12 +508,16 @@ impl World {
     /// Takes over what a block changed; returns it.
     pub(super) fn read_block(&mut self) {
         loop {
-            let mut changes = self.chain.changes(self.view.height);
+            let mut changes = self.chain.page(self.view.height).changes;
             if self.plant == Some(super::Plant::MoneyLost) {
                 changes.jobs.iter_mut().for_each(|job| job.escrow = job.escrow.saturating_sub(1));
             }
+            if self.plant == Some(super::Plant::RolledBack) {
+                let rolled = changes.tasks.iter_mut().filter(|task| task.generation > 1);
+                rolled.for_each(|task| task.checkpoint = None);
+            }
             let more = changes.more;
-            if let Err(violation) = self.watch.on_changes(&changes) {
+            if let Err(violation) = self.watch.on_changes(&changes, self.now) {
                 self.violation = Some(violation);
             }
             self.job = self.job.or_else(|| changes.jobs.first().map(|job| job.id));

@@ -28,6 +28,7 @@ pub use job::{
 pub use receipt::{Attestation, Metrics, Receipt};
 pub use resources::Resources;
 pub use round::{AppliedSlot, RoundOutcome, RoundVote};
+pub(crate) use signed::memo;
 pub use signed::{Signed, SignedError, SignedObject};
 pub use speed::Speed;
 pub use time::Time;

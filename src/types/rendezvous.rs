@@ -77,7 +77,8 @@ pub fn volunteers(
     order
 }
 
-fn score(domain: &str, parts: &[&[u8]], candidate: &NodeKey) -> Digest {
+/// What a candidate is ranked by: for those who keep an order current while candidates come and go.
+pub fn score(domain: &str, parts: &[&[u8]], candidate: &NodeKey) -> Digest {
     let mut hashed = Vec::with_capacity(parts.len() + 1);
     hashed.extend_from_slice(parts);
     hashed.push(&candidate.0);

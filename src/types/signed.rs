@@ -63,7 +63,9 @@ impl Signed {
     pub fn seal<T: SignedObject>(key: &SigningKey, object: &T) -> Self {
         let body = codec::encode(object);
         let signature = SignatureBytes(key.sign(&signed_bytes::<T>(&body)).to_bytes());
-        Self { body, signer: NodeKey(key.verifying_key().to_bytes()), signature }
+        let signed = Self { body, signer: NodeKey(key.verifying_key().to_bytes()), signature };
+        memo::know(T::DOMAIN, &signed);
+        signed
     }
 
     /// Checks the signature strictly (no weak keys, no malleable encodings), decodes, and checks that the signer is the
@@ -72,14 +74,18 @@ impl Signed {
         if self.body.len() > T::LIMIT {
             return Err(SignedError::TooLong { length: self.body.len(), limit: T::LIMIT });
         }
-        let key = VerifyingKey::from_bytes(&self.signer.0).map_err(|_| SignedError::Signer)?;
-        let signature = Signature::from_bytes(&self.signature.0);
-        key.verify_strict(&signed_bytes::<T>(&self.body), &signature).map_err(|_| SignedError::Signature)?;
+        memo::once(T::DOMAIN, self, || self.verify::<T>())?;
         let object: T = codec::decode(&self.body, T::LIMIT).map_err(SignedError::Body)?;
         match object.speaker() {
             Some(speaker) if speaker != self.signer => Err(SignedError::Speaker),
             _ => Ok(object),
         }
+    }
+
+    fn verify<T: SignedObject>(&self) -> Result<(), SignedError> {
+        let key = VerifyingKey::from_bytes(&self.signer.0).map_err(|_| SignedError::Signer)?;
+        let signature = Signature::from_bytes(&self.signature.0);
+        key.verify_strict(&signed_bytes::<T>(&self.body), &signature).map_err(|_| SignedError::Signature)
     }
 
     /// SHA-256 of the body: the name of the object, whoever signed it.
@@ -90,6 +96,78 @@ impl Signed {
 
 fn signed_bytes<T: SignedObject>(body: &[u8]) -> Vec<u8> {
     [T::DOMAIN.as_bytes(), &[0], body].concat()
+}
+
+/// Signatures that were verified before, where a whole network runs in one thread: there each beat is verified by nine
+/// nodes, each transaction by one, and always with the same result. Off everywhere but in simulations, which show that
+/// it changes nothing (`sim::tests`).
+pub(crate) mod memo {
+    use std::{cell::RefCell, collections::HashSet};
+
+    use super::{Signed, SignedError};
+    use crate::types::Digest;
+
+    /// Signatures remembered, 32 bytes each; when there are more, all are forgotten.
+    const MOST: usize = 1 << 16;
+
+    thread_local! {
+        static VERIFIED: RefCell<Option<HashSet<[u8; 32]>>> = const { RefCell::new(None) };
+    }
+
+    /// Remembers what this thread verifies, until dropped.
+    #[derive(Debug)]
+    pub(crate) struct Remembering(());
+
+    impl Remembering {
+        pub(crate) fn begin() -> Self {
+            VERIFIED.set(Some(HashSet::new()));
+            Self(())
+        }
+    }
+
+    impl Drop for Remembering {
+        fn drop(&mut self) {
+            VERIFIED.set(None);
+        }
+    }
+
+    /// What was signed in this thread needs no verification.
+    pub(super) fn know(domain: &str, signed: &Signed) {
+        VERIFIED.with_borrow_mut(|verified| {
+            if let Some(verified) = verified {
+                remember(verified, name(domain, signed));
+            }
+        });
+    }
+
+    fn name(domain: &str, signed: &Signed) -> [u8; 32] {
+        Digest::of_parts(domain, &[&signed.signer.0, &signed.signature.0, &signed.body]).0
+    }
+
+    fn remember(verified: &mut HashSet<[u8; 32]>, name: [u8; 32]) {
+        if verified.len() >= MOST {
+            verified.clear();
+        }
+        verified.insert(name);
+    }
+
+    /// Verifies, unless the very same bytes were found right before.
+    pub(super) fn once(
+        domain: &str,
+        signed: &Signed,
+        verify: impl FnOnce() -> Result<(), SignedError>,
+    ) -> Result<(), SignedError> {
+        VERIFIED.with_borrow_mut(|verified| {
+            let Some(verified) = verified else { return verify() };
+            let name = name(domain, signed);
+            if verified.contains(&name) {
+                return Ok(());
+            }
+            verify()?;
+            remember(verified, name);
+            Ok(())
+        })
+    }
 }
 
 /// A byte string in CBOR, hexadecimal in JSON, as the identifiers are.

@@ -29,6 +29,18 @@ pub(super) struct Index {
 }
 
 impl Index {
+    /// The indexes over these records.
+    pub(super) fn over<'a>(entries: impl IntoIterator<Item = (&'a Key, &'a Entry)>) -> Self {
+        let mut index = Self::default();
+        for (key, entry) in entries {
+            index.add(key, entry);
+            if let Key::Account(account) = key {
+                index.open_account(account);
+            }
+        }
+        index
+    }
+
     /// The tasks that `node` holds.
     pub(super) fn held_by(&self, node: &NodeKey) -> impl Iterator<Item = TaskId> {
         self.held.get(node).into_iter().flatten().copied()
@@ -67,9 +79,6 @@ impl Index {
     /// Adds what `entry` brings.
     pub(super) fn add(&mut self, key: &Key, entry: &Entry) {
         match (key, entry) {
-            (Key::Account(account), _) => {
-                self.addresses.insert(identity::address(account), *account);
-            }
             (Key::NodeClock(node), Entry::NodeClock(clock)) if clock.online_since.is_some() => {
                 self.beats.insert((clock.last_beat, *node));
             }
@@ -85,9 +94,6 @@ impl Index {
     /// Removes what `entry` brought.
     pub(super) fn remove(&mut self, key: &Key, entry: &Entry) {
         match (key, entry) {
-            (Key::Account(account), _) => {
-                self.addresses.remove(&identity::address(account));
-            }
             (Key::NodeClock(node), Entry::NodeClock(clock)) => {
                 self.beats.remove(&(clock.last_beat, *node));
             }
@@ -98,6 +104,16 @@ impl Index {
             }
             _ => {}
         }
+    }
+
+    /// An account was opened.
+    pub(super) fn open_account(&mut self, account: &NodeKey) {
+        self.addresses.insert(identity::address(account), *account);
+    }
+
+    /// An account was undone.
+    pub(super) fn close_account(&mut self, account: &NodeKey) {
+        self.addresses.remove(&identity::address(account));
     }
 
     fn add_open_job(&mut self, job: &Job) {

@@ -115,8 +115,7 @@ impl State {
 
     /// The state with these records, among which must be genesis and clock. All count as changed.
     pub(super) fn from_entries(entries: BTreeMap<Key, Entry>) -> Self {
-        let mut index = Index::default();
-        entries.iter().for_each(|(key, entry)| index.add(key, entry));
+        let index = Index::over(&entries);
         let changed = entries.keys().cloned().collect();
         Self { entries, index, journal: Vec::new(), changed, events: Vec::new() }
     }
@@ -275,7 +274,14 @@ impl State {
     }
 
     fn replace(&mut self, key: Key, new: Option<Entry>) -> Option<Entry> {
-        if let Some(old) = self.entries.get(&key) {
+        let old = self.entries.get(&key);
+        // Encoding an address costs more than all else here, and an account that changes keeps its own.
+        match (&key, old, &new) {
+            (Key::Account(account), None, Some(_)) => self.index.open_account(account),
+            (Key::Account(account), Some(_), None) => self.index.close_account(account),
+            _ => {}
+        }
+        if let Some(old) = old {
             self.index.remove(&key, old);
         }
         let Some(new) = new else {

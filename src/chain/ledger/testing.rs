@@ -358,11 +358,10 @@ impl World {
 /// The promises of the module's documentation, and that the indexes are what the records give.
 pub(super) fn check_promises(ledger: &Ledger) {
     let mut money = 0;
-    let mut index = Index::default();
+    let index = Index::over(ledger.state.entries());
     let mut held = BTreeMap::<NodeKey, u32>::new();
     for (key, entry) in ledger.state.entries() {
         assert!(entry.fits(key), "{key:?}");
-        index.add(key, entry);
         match entry {
             Entry::Account(account) => money += account.balance,
             Entry::Job(job) => money += job.escrow,

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     time::Duration,
 };
 
@@ -21,6 +22,22 @@ pub const MAX_REMEMBERED: usize = 64;
 /// With this many connections, remembered peers are no longer dialled: discovery does the rest.
 const ENOUGH_CONNECTIONS: usize = 8;
 
+/// What a target is known by: the peer, or for a bootstrap address that names none, the address.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Name {
+    Peer(PeerId),
+    Address(Multiaddr),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(peer) => peer.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Target {
     addresses: BTreeSet<Multiaddr>,
@@ -28,59 +45,69 @@ struct Target {
     attempts: u32,
     next: Time,
     last_error: Option<String>,
+    /// Connected peers that are this target: by name, or at one of its addresses.
+    reached: BTreeSet<PeerId>,
 }
 
 /// The peers we want and the peers we have.
 #[derive(Debug, Default)]
 pub(super) struct Connectivity {
-    /// Named by peer id; bootstrap addresses without one are under their own text.
-    targets: BTreeMap<String, Target>,
+    targets: BTreeMap<Name, Target>,
     connected: BTreeMap<PeerId, BTreeSet<Multiaddr>>,
 }
 
 impl Connectivity {
     /// Adds a bootstrap address. It is dialled until connected, for ever.
     pub(super) fn add_bootstrap(&mut self, address: Multiaddr, now: Time) {
-        let name = crate::identity::peer_of(&address).map_or_else(|| address.to_string(), |peer| peer.to_string());
-        let target = self.target(name, now);
-        target.bootstrap = true;
-        target.addresses.insert(address);
+        let name = crate::identity::peer_of(&address).map_or_else(|| Name::Address(address.clone()), Name::Peer);
+        self.add(name, [address], now).bootstrap = true;
     }
 
     /// Adds a peer that was connected before, or that the ledger or mDNS names.
     pub(super) fn remember(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>, now: Time) {
-        let known = self.targets.contains_key(&peer.to_string());
-        if !known && self.targets.len() >= MAX_REMEMBERED {
-            return;
+        let name = Name::Peer(peer);
+        if self.targets.contains_key(&name) || self.targets.len() < MAX_REMEMBERED {
+            self.add(name, addresses, now);
         }
-        self.target(peer.to_string(), now).addresses.extend(addresses);
     }
 
-    fn target(&mut self, name: String, now: Time) -> &mut Target {
-        self.targets.entry(name).or_insert_with(|| Target {
+    fn add(&mut self, name: Name, addresses: impl IntoIterator<Item = Multiaddr>, now: Time) -> &mut Target {
+        let target = self.targets.entry(name.clone()).or_insert_with(|| Target {
             addresses: BTreeSet::new(),
             bootstrap: false,
             attempts: 0,
             next: now,
             last_error: None,
-        })
+            reached: BTreeSet::new(),
+        });
+        target.addresses.extend(addresses);
+        let reached = |(peer, at): (&PeerId, &BTreeSet<Multiaddr>)| {
+            let is_it = name == Name::Peer(*peer) || !at.is_disjoint(&target.addresses);
+            is_it.then_some(*peer)
+        };
+        target.reached = self.connected.iter().filter_map(reached).collect();
+        target
     }
 
     /// A connection opened.
     pub(super) fn on_connected(&mut self, peer: PeerId, address: Multiaddr) {
-        self.connected.entry(peer).or_default().insert(address.clone());
         for (name, target) in &mut self.targets {
-            if *name == peer.to_string() || target.addresses.contains(&address) {
+            if *name == Name::Peer(peer) || target.addresses.contains(&address) {
                 target.attempts = 0;
                 target.last_error = None;
+                target.reached.insert(peer);
             }
         }
+        self.connected.entry(peer).or_default().insert(address);
     }
 
     /// The last connection to `peer` closed: it is wanted again soon.
     pub(super) fn on_disconnected(&mut self, peer: &PeerId, now: Time) {
         self.connected.remove(peer);
-        if let Some(target) = self.targets.get_mut(&peer.to_string()) {
+        for target in self.targets.values_mut() {
+            target.reached.remove(peer);
+        }
+        if let Some(target) = self.targets.get_mut(&Name::Peer(*peer)) {
             target.next = now + FIRST_RETRY;
         }
     }
@@ -88,7 +115,7 @@ impl Connectivity {
     /// A dial failed, with the transport's words.
     pub(super) fn on_dial_failed(&mut self, peer: Option<PeerId>, error: &str) {
         for (name, target) in &mut self.targets {
-            let dialled = target.attempts > 0 && peer.is_none_or(|peer| *name == peer.to_string());
+            let dialled = target.attempts > 0 && peer.is_none_or(|peer| *name == Name::Peer(peer));
             if dialled {
                 target.last_error = Some(error.chars().take(200).collect());
             }
@@ -101,12 +128,11 @@ impl Connectivity {
         let enough = self.connected.len() >= ENOUGH_CONNECTIONS;
         let mut due = Vec::new();
         for (name, target) in &mut self.targets {
-            let connected = is_connected(&self.connected, name, target);
-            if connected || target.next > now || (enough && !target.bootstrap) {
+            if !target.reached.is_empty() || target.next > now || (enough && !target.bootstrap) {
                 continue;
             }
             target.attempts += 1;
-            target.next = now + pause(name, target.attempts);
+            target.next = now + pause(&name.to_string(), target.attempts);
             due.extend(target.addresses.iter().cloned());
         }
         due
@@ -115,11 +141,8 @@ impl Connectivity {
     /// When [`Connectivity::due`] is wanted next.
     pub(super) fn next_due(&self) -> Option<Time> {
         let enough = self.connected.len() >= ENOUGH_CONNECTIONS;
-        self.targets
-            .iter()
-            .filter(|(name, target)| !is_connected(&self.connected, name, target) && (!enough || target.bootstrap))
-            .map(|(_, target)| target.next)
-            .min()
+        let wanted = |target: &&Target| target.reached.is_empty() && (!enough || target.bootstrap);
+        self.targets.values().filter(wanted).map(|target| target.next).min()
     }
 
     /// The connected peers and the addresses they are reached by.
@@ -143,12 +166,6 @@ impl Connectivity {
         let error = error.map(|error| format!(" (last: {error})")).unwrap_or_default();
         Some(format!("none of {total} known peers is connected, {tried} tried{error}; trying again"))
     }
-}
-
-fn is_connected(connected: &BTreeMap<PeerId, BTreeSet<Multiaddr>>, name: &str, target: &Target) -> bool {
-    connected.iter().any(|(peer, addresses)| {
-        *name == peer.to_string() || addresses.iter().any(|address| target.addresses.contains(address))
-    })
 }
 
 /// 0.5 s, 1 s, 2 s … 60 s, each longer by up to a quarter, which name and attempt decide.
@@ -194,5 +211,18 @@ mod tests {
         assert_eq!((connectivity.next_due(), connectivity.alone()), (None, None));
         connectivity.on_disconnected(&peer, Time(10_000));
         assert_eq!(connectivity.next_due(), Some(Time(10_500)));
+    }
+
+    #[test]
+    fn a_bootstrap_address_without_a_name_counts_as_connected_while_whoever_is_there_is() {
+        let mut connectivity = Connectivity::default();
+        let peer = crate::identity::Keypair::from_secret(&[2; 32]).peer_id();
+        connectivity.on_connected(peer, address(3));
+        connectivity.add_bootstrap(address(3), Time::ZERO);
+        assert!(connectivity.due(Time::ZERO).is_empty(), "connected before it was added");
+        connectivity.on_disconnected(&peer, Time(1_000));
+        assert_eq!(connectivity.due(Time(1_000)), [address(3)]);
+        connectivity.on_connected(peer, address(3));
+        assert_eq!(connectivity.next_due(), None);
     }
 }

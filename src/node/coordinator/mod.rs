@@ -331,6 +331,8 @@ pub struct Coordinator {
     connectivity: Connectivity,
     network: network::State,
     peers: BTreeMap<PeerId, on_peer::PeerInfo>,
+    /// The nodes that health was told of.
+    members: BTreeSet<NodeKey>,
     listen: BTreeSet<Multiaddr>,
     external: BTreeSet<Multiaddr>,
     /// The checkpoint of each task that Kubo was asked to pin last: one a task, so that its pins stay few.
@@ -381,6 +383,7 @@ impl Coordinator {
             connectivity,
             network: network::State::new(config.place.clone()),
             peers: BTreeMap::new(),
+            members: BTreeSet::new(),
             listen: BTreeSet::new(),
             external: BTreeSet::new(),
             pinned: BTreeMap::new(),

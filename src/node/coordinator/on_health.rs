@@ -34,6 +34,7 @@ impl Coordinator {
             Event::SpeedFailed { id, peer, error } => {
                 self.take_pending(id);
                 tracing::debug!(%peer, %error, "the path was not measured");
+                self.network.handle(network::Input::NotMeasured { peer }, self.now);
             }
         }
     }

@@ -68,7 +68,8 @@ impl Coordinator {
         let touched = state.view.apply(changes);
         self.notify_touched(ledger, &touched);
         if !touched.statuses.is_empty() {
-            self.update_members();
+            self.update_members(touched.statuses.keys().copied());
+            self.name_holders();
             self.give_up_on_gone(&touched);
         }
         if complete {
@@ -177,7 +178,8 @@ impl Coordinator {
         };
         let finished: Vec<String> = self.ledgers.iter().filter(finished).map(|(ledger, _)| ledger.clone()).collect();
         for ledger in finished {
-            self.ledgers.remove(&ledger);
+            let known = self.ledgers.remove(&ledger).map(|state| state.view.nodes).unwrap_or_default();
+            self.update_members(known.into_keys());
             self.output(Output::CloseLedger(ledger));
         }
     }

@@ -133,7 +133,8 @@ impl Coordinator {
         }
         self.peers.insert(peer, PeerInfo { outbound, ..PeerInfo::default() });
         self.notify(NodeEvent::PeerConnected { peer_id: peer.to_string(), address: address.to_string() });
-        self.update_members();
+        self.update_members(identity::node_key(&peer));
+        self.name_holders();
         self.ask_for_wanted(peer);
     }
 
@@ -148,6 +149,7 @@ impl Coordinator {
         self.connectivity.on_disconnected(&peer, self.now);
         self.peers.remove(&peer);
         self.notify(NodeEvent::PeerDisconnected { peer_id: peer.to_string() });
+        self.update_members(identity::node_key(&peer));
         self.name_holders();
     }
 
@@ -178,23 +180,27 @@ impl Coordinator {
             .collect();
         self.output(Output::RememberPeers(known));
         // A few paths are measured, for the registration; not the peer's own business, so not with each of them.
-        if self.network.to_measure([peer], self.now) == [peer] {
+        if self.network.begin_measuring(peer, self.now) {
             let id = self.wait_for(super::Pending::Speed);
             self.output(Output::Health(health::Input::MeasureSpeed { id, peer }));
         }
     }
 
-    /// Tells health whom there is: who is connected, and who stands on a ledger.
-    pub(super) fn update_members(&mut self) {
-        let connected = self.peers.keys().filter_map(|peer| Some((identity::node_key(peer)?, *peer)));
-        let listed = self
-            .ledgers
-            .values()
-            .flat_map(|state| state.view.present_nodes())
-            .filter_map(|node| Some((node.id, identity::peer_id(&node.id)?)));
-        let mut nodes: std::collections::BTreeMap<NodeKey, PeerId> = connected.chain(listed).collect();
-        nodes.remove(&self.me);
-        self.output(Output::Health(health::Input::Members { nodes: nodes.into_iter().collect() }));
-        self.name_holders();
+    /// Tells health which of `changed` there are: who is connected, or stands on a ledger and is not offline.
+    pub(super) fn update_members(&mut self, changed: impl IntoIterator<Item = NodeKey>) {
+        let (mut joined, mut left) = (Vec::new(), Vec::new());
+        for node in changed {
+            let peer = identity::peer_id_of_known(&node);
+            let here =
+                self.peers.contains_key(&peer) || self.ledgers.keys().any(|ledger| self.is_present(ledger, &node));
+            if here && node != self.me && self.members.insert(node) {
+                joined.push((node, peer));
+            } else if !here && self.members.remove(&node) {
+                left.push(node);
+            }
+        }
+        if !joined.is_empty() || !left.is_empty() {
+            self.output(Output::Health(health::Input::Members { joined, left }));
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     Violation,
 };
 use crate::{
-    chain::records::{Changes, Job, RoundRecord},
+    chain::records::{Changes, Job, RoundRecord, Task},
     proof, round,
     store::Files,
     tensor::checkpoint::{MODEL, OPTIMIZER},
@@ -45,15 +45,21 @@ impl Batches {
                 return Err(Violation::new(NAME, format!("round {} was closed twice", key.1)));
             }
         }
-        for task in &changes.tasks {
-            let applied = self.applied(&task.id.job, task.id.slot);
-            if task.cursor as usize != applied {
-                let what =
-                    format!("task {} has cursor {}, and {applied} of its rounds were applied", task.id, task.cursor);
-                return Err(Violation::new(NAME, what));
-            }
+        changes.tasks.iter().try_for_each(|task| self.check_cursor(task))
+    }
+
+    /// Every task, whether it changed or not.
+    pub(super) fn check_cursors(&self, world: &World) -> Result<(), Violation> {
+        world.view.tasks.values().try_for_each(|task| self.check_cursor(task))
+    }
+
+    fn check_cursor(&self, task: &Task) -> Result<(), Violation> {
+        let applied = self.applied(&task.id.job, task.id.slot);
+        if task.cursor as usize == applied {
+            return Ok(());
         }
-        Ok(())
+        let what = format!("task {} has cursor {}, and {applied} of its rounds were applied", task.id, task.cursor);
+        Err(Violation::new(NAME, what))
     }
 
     fn applied(&self, job: &JobId, slot: Slot) -> usize {

@@ -28,6 +28,11 @@ fn check_job(job: &Job) -> Result<(), Violation> {
     Err(Violation::new(NAME, what))
 }
 
+/// Every job, whether it changed or not.
+pub(super) fn check_jobs(world: &World) -> Result<(), Violation> {
+    world.view.jobs.values().try_for_each(check_job)
+}
+
 /// At the end all money is where the faucet put it, or where it was paid to. Rewards that still wait for their audit
 /// window make the sum smaller, and only they.
 pub(super) fn check(world: &World) -> Result<(), Violation> {

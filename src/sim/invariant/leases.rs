@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
-use super::Violation;
+use super::{super::world::World, Violation};
 use crate::{
     api::NodeEvent,
     chain::records::Changes,
@@ -36,6 +36,19 @@ impl Leases {
                 let what =
                     format!("generation {} of task {} was held by {other}, then by {holder}", task.generation, task.id);
                 return Err(Violation::new(NAME, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the ledger says now is what was seen of it, task by task.
+    pub(super) fn check(&self, world: &World) -> Result<(), Violation> {
+        for task in world.view.tasks.values() {
+            let seen = self.holders.get(&(task.id, task.generation));
+            if task.holder.is_some() && task.holder.as_ref() != seen
+                || self.newest.get(&task.id) != Some(&task.generation)
+            {
+                return Err(Violation::new(NAME, format!("task {} has a holder that never took it", task.id)));
             }
         }
         Ok(())

@@ -3,6 +3,7 @@
 //! Most are checked by what changes (an event of a node, an edge's answer, what a block changed), so that they cost
 //! little; those that need the whole world are checked every [`FULL_CHECK`] events and at the end.
 
+mod alive;
 mod batches;
 mod bounded;
 mod checkpoints;
@@ -10,11 +11,17 @@ mod ended;
 mod escrow;
 mod leases;
 mod model;
+mod rollback;
 
 use std::fmt;
 
 use super::{scenario::Scenario, world::World};
-use crate::{api::NodeEvent, chain::records::Changes, node::edges::Answer, types::Quorum};
+use crate::{
+    api::NodeEvent,
+    chain::records::Changes,
+    node::edges::Answer,
+    types::{Quorum, Time},
+};
 
 /// Events between two full checks.
 pub(super) const FULL_CHECK: u64 = 10_000;
@@ -48,6 +55,8 @@ pub(super) struct Watch {
     escrow: escrow::Escrow,
     checkpoints: checkpoints::Checkpoints,
     model: model::Model,
+    rollback: rollback::Rollback,
+    alive: alive::Alive,
     quorum: Quorum,
 }
 
@@ -59,13 +68,16 @@ impl Watch {
             escrow: escrow::Escrow,
             checkpoints: checkpoints::Checkpoints::default(),
             model: model::Model::default(),
+            rollback: rollback::Rollback::default(),
+            alive: alive::Alive::default(),
             quorum: scenario.job.quorum,
         }
     }
 
     /// A node says that something happened.
     pub(super) fn on_event(&mut self, node: usize, event: &NodeEvent) -> Result<(), Violation> {
-        self.leases.on_event(node, event)
+        self.leases.on_event(node, event)?;
+        self.rollback.on_event(node, event)
     }
 
     /// An edge of a node answers.
@@ -74,16 +86,26 @@ impl Watch {
     }
 
     /// A block changed something.
-    pub(super) fn on_changes(&mut self, changes: &Changes) -> Result<(), Violation> {
+    pub(super) fn on_changes(&mut self, changes: &Changes, now: Time) -> Result<(), Violation> {
         self.leases.on_changes(changes)?;
         self.batches.on_changes(changes)?;
         self.escrow.on_changes(changes)?;
         self.checkpoints.on_changes(changes);
-        Ok(())
+        self.alive.on_changes(changes, now);
+        self.rollback.on_changes(changes)
+    }
+
+    /// Everything that time alone can break; once a second.
+    pub(super) fn second_check(world: &mut World) -> Result<(), Violation> {
+        alive::Alive::check(world)
     }
 
     /// Everything that needs the whole world, at any time.
     pub(super) fn full_check(world: &mut World) -> Result<(), Violation> {
+        Self::second_check(world)?;
+        world.watch.leases.check(world)?;
+        world.watch.batches.check_cursors(world)?;
+        escrow::check_jobs(world)?;
         world.watch.checkpoints.check(world)?;
         bounded::check(world)
     }
