@@ -75,7 +75,8 @@ pub fn peer_id(key: &NodeKey) -> Option<PeerId> {
 }
 
 /// The peer of a key that is known to be an Ed25519 public key, because its signatures were verified (as those of a
-/// ledger's nodes were): a hundredth of the time of [`peer_id`].
+/// ledger's nodes were), or that is only looked up or shown: a hundredth of the time of [`peer_id`]. Of other bytes it
+/// gives a peer that nobody can be.
 ///
 /// # Panics
 /// Never: the 36 bytes of an encoded key fit the identity multihash of a peer id.

@@ -14,9 +14,9 @@ fn fraction(basis_points: u32) -> f64 {
     f64::from(basis_points) / 10_000.0
 }
 
-/// The peer id of a key as text; the key itself where it is no Ed25519 key.
+/// The peer id of a key as text.
 pub fn peer_text(key: &NodeKey) -> String {
-    identity::peer_id(key).map_or_else(|| key.to_string(), |peer| peer.to_string())
+    identity::peer_id_of_known(key).to_string()
 }
 
 /// Millionths as a number; `None` for "none reported".

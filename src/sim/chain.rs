@@ -104,7 +104,7 @@ impl Chain {
         let answer =
             self.ledger.query(query::CHANGES, &codec::encode(&after)).expect("the query and its data are right");
         let changes = codec::decode(&answer, usize::MAX).expect("the ledger's answer is what the query gives");
-        Page { changes, digest: Digest::of(&answer) }
+        Page { after, changes, digest: Digest::of(&answer) }
     }
 
     /// An account; empty if there is none.

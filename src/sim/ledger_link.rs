@@ -28,6 +28,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// What a block changed, as it travels.
 #[derive(Debug)]
 pub(super) struct Page {
+    /// The height that they follow on.
+    pub(super) after: u64,
     pub(super) changes: Changes,
     /// Of their encoding.
     pub(super) digest: Digest,
@@ -189,9 +191,14 @@ impl World {
     }
 
     pub(super) fn on_changes(&mut self, index: usize, page: Rc<Page>) {
-        if !self.reaches_ledger(index) {
-            return self.reach(index, self.now + ASK_AGAIN, Delivery::Changes(page));
+        let reached = self.reaches_ledger(index);
+        let Some(node) = &mut self.machines[index].node else { return };
+        // An answer that is lost, or comes out of turn, is asked for again from where the node stands.
+        if !reached || page.after != node.height {
+            node.told = Some((node.height, self.now));
+            return;
         }
+        node.height = page.changes.height;
         let mut changes = page.changes.clone();
         if self.plant == Some(Plant::ForgedHolder) {
             let me = self.machines[index].keypair.node_key();

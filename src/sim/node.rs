@@ -85,6 +85,8 @@ pub(super) struct Node {
     pub(super) connected: bool,
     /// The ledger's changes up to this height were sent to it, and arrive by then; `None` before the first.
     pub(super) told: Option<(u64, Time)>,
+    /// The height up to which it has heard of the ledger's changes.
+    pub(super) height: u64,
     /// When its last message to the ledger arrives: one connection keeps their order.
     pub(super) asked: Time,
     /// When it wakes next; an earlier wake takes its place.
@@ -124,6 +126,7 @@ impl Node {
             links: BTreeSet::new(),
             connected: false,
             told: None,
+            height: 0,
             asked: now,
             armed: None,
             restless: 0,

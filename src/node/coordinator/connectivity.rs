@@ -125,6 +125,9 @@ impl Connectivity {
     /// What to dial now. Each target then waits, twice as long each time, spread by up to a quarter so that nodes that
     /// lost the same peer do not return in step.
     pub(super) fn due(&mut self, now: Time) -> Vec<Multiaddr> {
+        if self.next_due().is_none_or(|next| next > now) {
+            return Vec::new();
+        }
         let enough = self.connected.len() >= ENOUGH_CONNECTIONS;
         let mut due = Vec::new();
         for (name, target) in &mut self.targets {

@@ -144,8 +144,7 @@ impl Coordinator {
     }
 
     pub(super) fn set_standing(&mut self, node: &NodeKey, status: NodeStatus) {
-        let peer = identity::peer_id(node);
-        if let Some(info) = peer.and_then(|peer| self.peers.get_mut(&peer)) {
+        if let Some(info) = self.peers.get_mut(&identity::peer_id_of_known(node)) {
             info.standing = Some(status);
         }
     }
