@@ -45,6 +45,7 @@ use self::{
 };
 pub use self::{
     connectivity::MAX_REMEMBERED,
+    on_gossip::{GossipId, Verdict},
     on_peer::PeerEvent,
     status::{Counters, Facts, Host},
 };
@@ -158,26 +159,6 @@ pub enum Input {
     },
     /// Time passed.
     Tick,
-}
-
-/// Names a gossip message on its way through validation.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GossipId {
-    /// gossipsub's id.
-    pub message: Vec<u8>,
-    /// Who forwarded it.
-    pub source: PeerId,
-}
-
-/// What becomes of a gossip message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Forward it.
-    Accept,
-    /// Don't forward it, and blame nobody: it may be late.
-    Ignore,
-    /// Don't forward it, and blame who did.
-    Reject,
 }
 
 /// What should happen.

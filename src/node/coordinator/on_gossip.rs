@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Coordinator, GossipId, Output, Verdict};
+use libp2p::PeerId;
+
+use super::{Coordinator, Output};
 use crate::{
     api::{NodeEvent, views::peer_text},
     codec,
@@ -21,6 +23,26 @@ const MAX_AGE: Duration = gossip::MEMORY;
 const MAX_ANNOUNCEMENTS: usize = 1_024;
 /// Ledgers of single jobs that are followed at once; a further one is left to others.
 const MAX_JOB_LEDGERS: usize = 32;
+
+/// Names a gossip message on its way through validation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GossipId {
+    /// gossipsub's id.
+    pub message: Vec<u8>,
+    /// Who forwarded it.
+    pub source: PeerId,
+}
+
+/// What becomes of a gossip message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Forward it.
+    Accept,
+    /// Don't forward it, and blame nobody: it may be late.
+    Ignore,
+    /// Don't forward it, and blame who did.
+    Reject,
+}
 
 impl Coordinator {
     pub(super) fn on_gossip(&mut self, topic: &str, id: GossipId, bytes: &[u8]) {
