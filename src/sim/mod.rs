@@ -14,6 +14,7 @@ mod client;
 pub mod content;
 pub mod draw;
 mod edges;
+mod effects;
 mod fault;
 mod host;
 pub mod invariant;

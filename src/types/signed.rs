@@ -102,7 +102,7 @@ fn signed_bytes<T: SignedObject>(body: &[u8]) -> Vec<u8> {
 /// nodes, each transaction by one, and always with the same result. Off everywhere but in simulations, which show that
 /// it changes nothing (`sim::tests`).
 pub(crate) mod memo {
-    use std::{cell::RefCell, collections::HashSet};
+    use std::{cell::RefCell, collections::BTreeSet};
 
     use super::{Signed, SignedError};
     use crate::types::Digest;
@@ -111,7 +111,7 @@ pub(crate) mod memo {
     const MOST: usize = 1 << 16;
 
     thread_local! {
-        static VERIFIED: RefCell<Option<HashSet<[u8; 32]>>> = const { RefCell::new(None) };
+        static VERIFIED: RefCell<Option<BTreeSet<[u8; 32]>>> = const { RefCell::new(None) };
     }
 
     /// Remembers what this thread verifies, until dropped.
@@ -120,7 +120,7 @@ pub(crate) mod memo {
 
     impl Remembering {
         pub(crate) fn begin() -> Self {
-            VERIFIED.set(Some(HashSet::new()));
+            VERIFIED.set(Some(BTreeSet::new()));
             Self(())
         }
     }
@@ -144,7 +144,7 @@ pub(crate) mod memo {
         Digest::of_parts(domain, &[&signed.signer.0, &signed.signature.0, &signed.body]).0
     }
 
-    fn remember(verified: &mut HashSet<[u8; 32]>, name: [u8; 32]) {
+    fn remember(verified: &mut BTreeSet<[u8; 32]>, name: [u8; 32]) {
         if verified.len() >= MOST {
             verified.clear();
         }
