@@ -133,6 +133,8 @@ pub enum Event {
         /// The sequence of its last beat.
         last_sequence: u64,
     },
+    /// This node has left, and each of its watchers was told, or can't be.
+    Departed,
     /// The path to a peer was measured.
     SpeedMeasured {
         /// As in the input.

@@ -178,6 +178,15 @@ impl State {
     fn leave(&mut self, now: Time) {
         if self.next_beat.is_some() {
             self.beat(true, now);
+            self.depart();
+        }
+    }
+
+    /// Says so once nobody has still to answer the last beat.
+    fn depart(&mut self) {
+        let waits = self.sent.values().any(|sent| matches!(sent, Sent::Beat(_)));
+        if self.next_beat.is_none() && !waits {
+            self.emit(Event::Departed);
         }
     }
 
@@ -441,7 +450,8 @@ impl protocol::State for State {
                 }
             }
             (Sent::Speed(test), result) => self.tests.on_answer(test, result, now),
-            (Sent::Beat(_) | Sent::Probe(_) | Sent::ProbeFor(_), _) => {}
+            (Sent::Beat(_), _) => self.depart(),
+            (Sent::Probe(_) | Sent::ProbeFor(_), _) => {}
         }
         self.drive_tests();
     }

@@ -316,6 +316,8 @@ fn a_node_that_leaves_is_gone_at_once_and_is_back_with_its_next_beat() {
     let leaver = key(2).node_key();
     let left = mesh.seen(|event| matches!(event, Event::Left { node, .. } if *node == leaver).then_some(()));
     assert_eq!(left.len(), 3);
+    let departed = mesh.seen(|event| matches!(event, Event::Departed).then_some(()));
+    assert_eq!(departed.len(), 1, "it may go once all were told");
     mesh.run(20 * SECOND);
     assert_eq!(mesh.declared(), [], "who has left is not declared dead as well");
 

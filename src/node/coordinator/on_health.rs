@@ -15,6 +15,7 @@ impl Coordinator {
         match event {
             Event::BeatDue(beat) => self.on_beat_due(&beat),
             Event::BeatHeard { .. } => {}
+            Event::Departed => self.on_departed(),
             Event::Suspected { node } => tracing::info!(node = %peer_text(&node), "suspected: its beats stopped"),
             Event::Cleared { node } => tracing::info!(node = %peer_text(&node), "alive after all"),
             Event::Offline { node, last_sequence } => self.tell_status(node, NodeStatus::Offline, last_sequence),

@@ -1,5 +1,7 @@
 //! Stopping in order: no new work, a last checkpoint of what runs, leases handed back, a leaving beat, exit.
 
+use std::time::Duration;
+
 use super::{Coordinator, Output, work::Phase};
 use crate::{
     api::NodeEvent,
@@ -19,8 +21,14 @@ pub(super) struct Stopping {
     told_recovery: bool,
     /// The last checkpoints are with other nodes, or were given up.
     drained: bool,
-    left: bool,
+    /// The last beat went out at this time.
+    left_at: Option<Time>,
+    /// All watchers were told.
+    departed: bool,
 }
+
+/// The watchers' answers to the last beat are waited for this long: a round trip to a far one, twice.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 impl Coordinator {
     pub(super) fn on_shutdown(&mut self, reason: String) {
@@ -35,7 +43,8 @@ impl Coordinator {
             exit_at: self.now + grace + grace / 2,
             told_recovery: false,
             drained: false,
-            left: false,
+            left_at: None,
+            departed: false,
         });
         let running: Vec<TaskId> =
             self.works.values().filter(|work| work.phase == Phase::Running).map(|work| work.task).collect();
@@ -51,8 +60,9 @@ impl Coordinator {
     /// Goes one step further when the last one is done.
     pub(super) fn tend_shutdown(&mut self) {
         let Some(stopping) = &self.stopping else { return };
-        let (hand_back_at, exit_at, left, drained) =
-            (stopping.hand_back_at, stopping.exit_at, stopping.left, stopping.drained);
+        let (hand_back_at, exit_at, left_at, drained) =
+            (stopping.hand_back_at, stopping.exit_at, stopping.left_at, stopping.drained);
+        let departed = stopping.departed || left_at.is_some_and(|at| self.now.since(at) >= GOODBYE);
         let late = self.now >= hand_back_at;
         let running = self.works.keys().any(|task| self.runs.is_running(task));
         if !stopping.told_recovery && (!running || late) {
@@ -76,13 +86,21 @@ impl Coordinator {
         let connected =
             self.works.values().any(|work| self.ledgers.get(&work.ledger).is_some_and(|state| state.connected));
         let handed_back = self.works.is_empty() || !connected;
-        if !left && (handed_back || self.now >= exit_at) {
+        if left_at.is_none() && (handed_back || self.now >= exit_at) {
             if let Some(stopping) = &mut self.stopping {
-                stopping.left = true;
+                stopping.left_at = Some(self.now);
             }
             self.output(Output::Health(health::Input::Leave));
-        } else if left && (self.pending_beats() == 0 || self.now >= exit_at) {
+        } else if left_at.is_some() && (departed && self.pending_beats() == 0 || self.now >= exit_at) {
             self.output(Output::Exit);
+        }
+    }
+
+    /// The watchers know: nothing keeps this node but its ledgers.
+    pub(super) fn on_departed(&mut self) {
+        if let Some(stopping) = &mut self.stopping {
+            stopping.departed = true;
+            self.tend_shutdown();
         }
     }
 

@@ -190,7 +190,10 @@ impl Coordinator {
             Phase::Proving if work.retry_at.is_some_and(|at| at <= self.now) => self.ask_verifier(task),
             Phase::Backoff(until) if until <= self.now && !paused => self.begin_round(task, round),
             Phase::Paused if !paused => self.resume_task(task, round),
-            Phase::Fetching | Phase::Running | Phase::Waiting if paused && status != TaskStatus::Paused => {
+            // A script that is stopped before it listens to signals has failed, and would be tried again.
+            Phase::Fetching | Phase::Running | Phase::Waiting | Phase::Backoff(_)
+                if paused && status != TaskStatus::Paused =>
+            {
                 self.pause_task(task);
             }
             _ => {}
