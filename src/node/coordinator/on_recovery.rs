@@ -72,9 +72,9 @@ impl Coordinator {
         holder: &NodeKey,
         round_end: bool,
     ) {
-        if self.held(&task, generation, reference.round).is_none() {
-            return;
-        }
+        let Some(work) = self.held(&task, generation, reference.round) else { return };
+        // The checkpoint of a script that was paused is held elsewhere only after the ledger heard of the pause.
+        let status = if work.phase == Phase::Paused { TaskStatus::Paused } else { TaskStatus::InProgress };
         self.notify(NodeEvent::Checkpoint {
             task,
             round: reference.round,
@@ -83,7 +83,7 @@ impl Coordinator {
             holder: peer_text(holder),
         });
         self.output(Output::Provide(reference.cid));
-        self.report(task, TaskStatus::InProgress, Some(reference), None);
+        self.report(task, status, Some(reference), None);
         if round_end {
             let name = format!("checkpoint-{task}-{}", reference.round);
             self.output(Output::Pin { root: reference.cid, name });
