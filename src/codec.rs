@@ -27,6 +27,13 @@ pub enum Error {
     Cbor(#[from] serde_cbor::Error),
 }
 
+impl Error {
+    /// The bytes are CBOR, but not of the type that was expected: another version may know them.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Cbor(error) if error.is_data())
+    }
+}
+
 /// Encodes `value`. Our types have no way to fail: maps have string keys and writing to memory succeeds.
 ///
 /// # Panics

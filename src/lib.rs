@@ -70,6 +70,7 @@
 //! | [`chain`] | the ledger's messages and records, the state machine, the embedded chain, the client |
 //! | [`ipfs`] | an external Kubo daemon, asked only to pin |
 //! | [`gossip`] | what nodes tell everybody |
+//! | [`conduct`] | what peers do that no honest one does, and who is cut off for it |
 //! | [`swarm`], [`node`] | the root behaviour, the event loop, the coordinator |
 //! | [`api`], [`submit`], [`config`], [`cli`] | what an operator and a researcher touch |
 //!
@@ -115,6 +116,7 @@ pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod codec;
+pub mod conduct;
 pub mod config;
 pub mod executor;
 pub mod gossip;

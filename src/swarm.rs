@@ -1,15 +1,19 @@
 //! The one root behaviour, its transports and its topics.
 //!
 //! Joins the protocol behaviours with what libp2p brings. Holds no policy: what to dial, whom to trust and what a
-//! message means is decided elsewhere. Outside this file and the event loop nothing names a `Swarm`.
+//! message means is decided elsewhere. Outside this file and the event loop nothing names a `Swarm`. [`gate`] counts connections and
+//! [`mesh`] counts gossip; both report to [`crate::conduct`].
 #![allow(missing_docs, reason = "the derive writes an event enum without docs; each item written here has its own")]
+
+pub mod gate;
+pub mod mesh;
 
 use std::{io, time::Duration};
 
 use libp2p::{
-    PeerId, StreamProtocol, Transport, allow_block_list as block_list, autonat, connection_limits,
+    PeerId, StreamProtocol, Transport, allow_block_list as block_list, autonat,
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
-    dcutr, gossipsub, identify, identity, kad, mdns, memory_connection_limits, metrics, noise, ping,
+    dcutr, identify, identity, kad, mdns, memory_connection_limits, metrics, noise, ping,
     pnet::{PnetConfig, PreSharedKey},
     quic, relay,
     swarm::{NetworkBehaviour, Swarm, behaviour::toggle::Toggle},
@@ -18,21 +22,24 @@ use libp2p::{
 
 pub use libp2p::swarm::SwarmEvent;
 
+use self::{gate::Gate, mesh::Mesh};
 use crate::{
-    chain::rpc as ledger_rpc, executor, gossip, health, identity::Keypair, proof,
-    protocol::behaviour::Behaviour as Protocol, shard,
+    chain::rpc as ledger_rpc,
+    conduct::{self, Reporter},
+    executor, health,
+    identity::Keypair,
+    proof,
+    protocol::{behaviour::Behaviour as Protocol, metered::Metered},
+    shard,
 };
 
 /// Kademlia of this network alone: an Atlas node is no use to the public IPFS table, nor it to us.
-pub(crate) const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new("/atlas/kad/1");
+pub(crate) const KADEMLIA_PROTOCOL: StreamProtocol = StreamProtocol::new(KADEMLIA);
+const KADEMLIA: &str = "/atlas/kad/1";
 /// What identify says this node speaks.
 const IDENTIFY_PROTOCOL: &str = "/atlas/id/1";
 /// A connection that nothing uses is closed after this long; beats (30 s) keep those of watchers open.
 const IDLE_CONNECTION: Duration = Duration::from_secs(120);
-/// Connections a peer may have: TCP and QUIC, both ways, and one being upgraded by hole punching.
-const MAX_ESTABLISHED_PER_PEER: u32 = 5;
-/// Handshakes that may be under way at once in each direction; a further one is refused.
-const MAX_PENDING: u32 = 128;
 /// New connections are refused while the process is larger than this many bytes.
 const MAX_MEMORY: usize = 1 << 30;
 
@@ -53,6 +60,8 @@ pub struct Config {
     pub allow: Vec<PeerId>,
     /// Peers never talked to.
     pub block: Vec<PeerId>,
+    /// Where misbehaviour is told.
+    pub reporter: Reporter,
 }
 
 /// The states of the protocols, to be put into the swarm.
@@ -76,14 +85,14 @@ pub struct States {
 pub struct Behaviour {
     blocked: block_list::Behaviour<block_list::BlockedPeers>,
     allowed: Toggle<block_list::Behaviour<block_list::AllowedPeers>>,
-    limits: connection_limits::Behaviour,
+    gate: Gate,
     memory: memory_connection_limits::Behaviour,
     /// Keeps connections proven alive and measures their round trip.
     ping: ping::Behaviour,
     /// Tells peers who we are and learns who they are.
-    identify: identify::Behaviour,
+    identify: Metered<identify::Behaviour>,
     /// Finds peers and providers.
-    pub kademlia: kad::Behaviour<kad::store::MemoryStore>,
+    pub kademlia: Metered<kad::Behaviour<kad::store::MemoryStore>>,
     mdns: Toggle<mdns::tokio::Behaviour>,
     upnp: Toggle<upnp::tokio::Behaviour>,
     autonat_client: autonat::v2::client::Behaviour,
@@ -91,7 +100,7 @@ pub struct Behaviour {
     relay: relay::client::Behaviour,
     dcutr: dcutr::Behaviour,
     /// Small signed messages to everybody.
-    pub gossip: gossipsub::Behaviour,
+    pub gossip: Metered<Mesh>,
     /// Tasks.
     pub executor: Protocol<executor::State>,
     /// Inference.
@@ -110,6 +119,11 @@ impl Behaviour {
     /// Refuses `peer` from now on and closes its connections.
     pub fn block(&mut self, peer: PeerId) {
         self.blocked.block_peer(peer);
+    }
+
+    /// Talks to `peer` again.
+    pub fn unblock(&mut self, peer: PeerId) {
+        self.blocked.unblock_peer(peer);
     }
 }
 
@@ -194,30 +208,34 @@ fn behaviour(
     Ok(Behaviour {
         blocked: blocked(&config.block),
         allowed: allowed(&config.allow).into(),
-        limits: connection_limits::Behaviour::new(
-            connection_limits::ConnectionLimits::default()
-                .with_max_pending_incoming(Some(MAX_PENDING))
-                .with_max_pending_outgoing(Some(MAX_PENDING))
-                .with_max_established(Some(config.max_connections))
-                .with_max_established_per_peer(Some(MAX_ESTABLISHED_PER_PEER)),
-        ),
+        gate: Gate::new(config.max_connections, config.reporter.clone()),
         memory: memory_connection_limits::Behaviour::with_max_bytes(MAX_MEMORY),
         ping: ping::Behaviour::default(),
-        identify: identify::Behaviour::new(identify),
-        kademlia: kademlia(peer),
+        identify: Metered::new(
+            identify::Behaviour::new(identify),
+            "identify",
+            conduct::IDENTIFY_STREAMS,
+            config.reporter.clone(),
+        ),
+        kademlia: Metered::new(kademlia(peer), KADEMLIA, conduct::KADEMLIA_STREAMS, config.reporter.clone()),
         mdns: mdns.into(),
         upnp: config.upnp.then(upnp::tokio::Behaviour::default).into(),
         autonat_client: autonat::v2::client::Behaviour::default(),
         autonat_server: autonat::v2::server::Behaviour::default(),
         relay,
         dcutr: dcutr::Behaviour::new(peer),
-        gossip: gossip_behaviour(config)?,
-        executor: Protocol::new(states.executor),
-        inference: Protocol::new(states.inference),
-        health: Protocol::new(states.health),
-        proof: Protocol::new(states.proof),
-        shard: Protocol::new(states.shard),
-        ledger_rpc: Protocol::new(states.ledger_rpc),
+        gossip: Metered::new(
+            Mesh::new(config.gossip_heartbeat, config.reporter.clone())?,
+            "gossipsub",
+            conduct::GOSSIP_STREAMS,
+            config.reporter.clone(),
+        ),
+        executor: Protocol::reporting(states.executor, config.reporter.clone()),
+        inference: Protocol::reporting(states.inference, config.reporter.clone()),
+        health: Protocol::reporting(states.health, config.reporter.clone()),
+        proof: Protocol::reporting(states.proof, config.reporter.clone()),
+        shard: Protocol::reporting(states.shard, config.reporter.clone()),
+        ledger_rpc: Protocol::reporting(states.ledger_rpc, config.reporter.clone()),
     })
 }
 
@@ -240,26 +258,11 @@ fn allowed(peers: &[PeerId]) -> Option<block_list::Behaviour<block_list::Allowed
 fn kademlia(peer: PeerId) -> kad::Behaviour<kad::store::MemoryStore> {
     let mut config = kad::Config::new(KADEMLIA_PROTOCOL);
     config.set_periodic_bootstrap_interval(Some(Duration::from_secs(300)));
-    let mut kademlia = kad::Behaviour::with_config(peer, kad::store::MemoryStore::new(peer), config);
+    // Values are no part of this network: nobody can have a node keep some.
+    let store = kad::store::MemoryStoreConfig { max_records: 0, ..Default::default() };
+    let store = kad::store::MemoryStore::with_config(peer, store);
+    let mut kademlia = kad::Behaviour::with_config(peer, store, config);
     // Every node serves the table: the network is small, and a node behind a router still answers over its open connections.
     kademlia.set_mode(Some(kad::Mode::Server));
     kademlia
-}
-
-fn gossip_behaviour(config: &Config) -> Result<gossipsub::Behaviour, Box<dyn std::error::Error + Send + Sync>> {
-    let gossip_config = gossipsub::ConfigBuilder::default()
-        .heartbeat_interval(config.gossip_heartbeat)
-        .heartbeat_initial_delay(config.gossip_heartbeat / 4)
-        .max_transmit_size(gossip::MAX_MESSAGE + gossip::ENVELOPE)
-        .duplicate_cache_time(gossip::MEMORY)
-        // The envelope carries the one signature that counts; gossipsub would verify its own on every copy.
-        .validation_mode(gossipsub::ValidationMode::Anonymous)
-        .validate_messages()
-        .message_id_fn(|message| gossipsub::MessageId::from(crate::types::Digest::of(&message.data).0.to_vec()))
-        .build()?;
-    let mut behaviour = gossipsub::Behaviour::new(gossipsub::MessageAuthenticity::Anonymous, gossip_config)?;
-    for topic in [gossip::TOPIC_JOBS, gossip::TOPIC_ASSIGN, gossip::TOPIC_ROLLBACK, gossip::TOPIC_HEARTBEAT] {
-        behaviour.subscribe(&gossipsub::IdentTopic::new(topic))?;
-    }
-    Ok(behaviour)
 }

@@ -25,8 +25,9 @@ pub use error::{Error, ErrorCode};
 pub use event::NodeEvent;
 pub use records::{Job, JobDetail, Node, Round, Task};
 pub use reply::{
-    Account, BytesMoved, Capacity, CheckpointLine, Done, Health, Inference, IpfsStatus, LedgerStatus, LedgerWay, Logs,
-    Metrics, Peer, Protection, Python, Reply, ResourceStatus, Run, Shard, Status, Submitted, TaskSummary, Traffic,
+    Account, BytesMoved, Capacity, CheckpointLine, CutOff, Done, Health, Inference, IpfsStatus, LedgerStatus,
+    LedgerWay, Logs, Metrics, Peer, Protection, Python, Reply, ResourceStatus, Run, Shard, Status, Submitted,
+    TaskSummary, Traffic,
 };
 
 use tokio::sync::oneshot;

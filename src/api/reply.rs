@@ -96,8 +96,23 @@ pub struct Status {
     pub protections: Vec<Protection>,
     /// The interpreter that runs scripts.
     pub python: Python,
+    /// Peers that it talks to no more for a while, the latest to come back first, at most 64.
+    pub cut_off: Vec<CutOff>,
     /// Anything an operator should change.
     pub warnings: Vec<String>,
+}
+
+/// A peer that misbehaved and is cut off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutOff {
+    /// Who.
+    pub peer_id: String,
+    /// What it did.
+    pub reason: String,
+    /// Until when.
+    pub until: Time,
+    /// How many times in a row, this one included.
+    pub times: u32,
 }
 
 /// A task that this node holds, in a line.

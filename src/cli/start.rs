@@ -5,6 +5,9 @@ use clap::Args;
 use super::{Context, Error, settings::Settings};
 use crate::node;
 
+/// What libp2p says of peers would fill a disk at their command. `--log-level info,libp2p=debug` brings it back.
+const LIBRARIES: &str = "libp2p=off,multistream_select=off,yamux=off";
+
 /// Run a node until SIGINT or SIGTERM; a second one ends it at once.
 #[derive(Debug, Args)]
 pub(super) struct Start {
@@ -18,7 +21,7 @@ pub(super) struct Start {
 impl Start {
     pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
         let config = self.settings.layers(&context.data_dir)?.resolve(self.exit_with_parent)?;
-        let filter = tracing_subscriber::EnvFilter::new(&config.log_level);
+        let filter = tracing_subscriber::EnvFilter::new(format!("{LIBRARIES},{}", config.log_level));
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
         // On pages of 2 MiB the allocator's small blocks take three times the memory. `executor::launcher` gives scripts,
         // whose arrays gain from them, large pages again.

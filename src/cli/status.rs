@@ -4,7 +4,10 @@ use super::{
     Context, Error,
     output::{fields, or_dash, percent, seconds, table},
 };
-use crate::api::{Capacity, LedgerStatus, LedgerWay, ResourceStatus, Status};
+use crate::{
+    api::{Capacity, CutOff, LedgerStatus, LedgerWay, ResourceStatus, Status},
+    clock,
+};
 
 pub(super) async fn run(context: &Context) -> Result<(), Error> {
     let status = context.client()?.status().await?;
@@ -27,6 +30,7 @@ fn render(status: &Status) -> String {
     for other in &status.job_ledgers {
         text.push_str(&fields(&[("job ledger", ledger(other))]));
     }
+    text.push_str(&cut_off(status));
     text.push_str(&protections(status));
     text.push_str(&tasks(status));
     for warning in &status.warnings {
@@ -44,6 +48,16 @@ fn peers(status: &Status) -> String {
         Some(reason) => format!("none: {reason}"),
         None => status.peers.to_string(),
     }
+}
+
+/// Who misbehaved, one a line.
+fn cut_off(status: &Status) -> String {
+    let now = clock::now();
+    let line = |peer: &CutOff| {
+        let left = seconds(peer.until.since(now).as_secs());
+        fields(&[("cut off", format!("{} for {left} (time {}): {}", peer.peer_id, peer.times, peer.reason))])
+    };
+    status.cut_off.iter().map(line).collect()
 }
 
 fn resources(resources: &ResourceStatus) -> String {

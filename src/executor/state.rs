@@ -10,7 +10,7 @@ use super::{
     task::{Actions, Task},
 };
 use crate::{
-    protocol::{self, Action, RequestId, ResponseToken, SendError},
+    protocol::{self, Action, Budget, RequestId, ResponseToken, SendError},
     types::{TaskId, Time},
 };
 
@@ -306,6 +306,8 @@ impl protocol::State for State {
     const PROTOCOL: &'static str = "/atlas/task/1";
     const TIMEOUT_MILLIS: u64 = 30_000;
     const MAX_STREAMS: usize = 32;
+    /// Offers, stops and looks at logs: a task is asked about a few times a second at most.
+    const STREAMS: Budget = Budget { start: 200, burst: 500, per_minute: 3_000 };
 
     fn handle(&mut self, input: Input, now: Time) {
         match input {

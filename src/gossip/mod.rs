@@ -34,6 +34,13 @@ pub fn updates_topic(job: &JobId) -> String {
     format!("/atlas/jobs/{job}/updates")
 }
 
+/// Whether this network has such a topic.
+pub fn is_topic(name: &str) -> bool {
+    let of_job = || name.strip_prefix("/atlas/jobs/")?.strip_suffix("/updates");
+    let is_id = |id: &str| id.len() == 64 && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    [TOPIC_JOBS, TOPIC_ASSIGN, TOPIC_ROLLBACK, TOPIC_HEARTBEAT].contains(&name) || of_job().is_some_and(is_id)
+}
+
 /// A new job, told to all who may want to work on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {

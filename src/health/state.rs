@@ -407,6 +407,8 @@ impl protocol::State for State {
     const TIMEOUT_MILLIS: u64 = 10_000;
     /// Beats, probes and four pieces; a stranger can make this node hold 32 MiB a connection and no more.
     const MAX_STREAMS: usize = 32;
+    /// A beat a second in a lab, probes on behalf of others, and a speed test of some tens of pieces.
+    const STREAMS: protocol::Budget = protocol::Budget { start: 200, burst: 400, per_minute: 1_200 };
 
     fn handle(&mut self, input: Input, now: Time) {
         match input {

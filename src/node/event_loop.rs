@@ -27,7 +27,7 @@ use super::{
 use crate::{
     api::{self, NodeEvent, Reply},
     chain::rpc as ledger_rpc,
-    clock, codec, executor, ipfs, shard,
+    clock, codec, conduct, executor, ipfs, shard,
     store::BlockStore,
     swarm::{Behaviour, BehaviourEvent, KADEMLIA_PROTOCOL},
     types::{ContentId, Signed, Time},
@@ -62,6 +62,7 @@ pub(super) struct Parts {
     pub(super) peer_calls: mpsc::Receiver<PeerCall>,
     pub(super) process_reports: mpsc::Receiver<executor::edge::Answer>,
     pub(super) worker_reports: mpsc::Receiver<executor::inference::edge::Answer>,
+    pub(super) offences: mpsc::Receiver<conduct::Report>,
 }
 
 /// The running loop.
@@ -118,6 +119,9 @@ impl EventLoop {
                 Some(report) = self.parts.worker_reports.recv() => {
                     self.parts.swarm.behaviour_mut().inference.handle(executor::inference::Input::Edge(report));
                 }
+                Some(conduct::Report { peer, offence }) = self.parts.offences.recv() => {
+                    self.input(Input::Peer(PeerEvent::Misbehaved { peer, offence }));
+                }
                 Some(answer) = self.shard_answers.1.recv() => {
                     self.parts.swarm.behaviour_mut().shard.handle(shard::Input::Edge(answer));
                 }
@@ -157,6 +161,8 @@ impl EventLoop {
             Output::Subscribe(topic) => self.subscribe(&topic, true),
             Output::Unsubscribe(topic) => self.subscribe(&topic, false),
             Output::GossipVerdict { id, verdict } => self.report_verdict(&id, verdict),
+            Output::CutOff(peer) => swarm.behaviour_mut().block(peer),
+            Output::Readmit(peer) => swarm.behaviour_mut().unblock(peer),
             Output::Dial(address) => self.dial(address),
             Output::AddAddress { peer, address } => {
                 swarm.behaviour_mut().kademlia.add_address(&peer, address);
@@ -267,12 +273,11 @@ impl EventLoop {
     }
 
     fn subscribe(&mut self, topic: &str, join: bool) {
-        let topic = gossipsub::IdentTopic::new(topic);
         let gossip = &mut self.parts.swarm.behaviour_mut().gossip;
         if !join {
-            gossip.unsubscribe(&topic);
-        } else if let Err(error) = gossip.subscribe(&topic) {
-            tracing::warn!(%topic, %error, "the topic can't be joined");
+            gossip.unsubscribe(&gossipsub::IdentTopic::new(topic));
+        } else if let Err(error) = gossip.join(topic) {
+            tracing::warn!(topic, %error, "the topic can't be joined");
         }
     }
 

@@ -34,6 +34,7 @@ use crate::{
     api, chain,
     chain::embedded,
     clock,
+    conduct::Reporter,
     config::{Config, LedgerMode},
     executor, health,
     identity::Keypair,
@@ -132,7 +133,9 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
         Coordinator::new(coordinator_config(&config, &keypair, &detected, &remembered), clock::now()).awaiting_host();
     host::examine(&supervisor, detected.resources, config.data_dir.join("known-answer"), input_sender.clone());
     let mut registry = Registry::default();
-    let mut swarm = swarm::build(&keypair, &swarm_config(&config), states(&config, &keypair, &store), &mut registry)?;
+    let (reporter, offences) = Reporter::new();
+    let swarm_config = swarm_config(&config, reporter);
+    let mut swarm = swarm::build(&keypair, &swarm_config, states(&config, &keypair, &store), &mut registry)?;
     let ports = Ports::load(config.data_dir.join("ports"));
     listen(&mut swarm, &config, &ports)?;
 
@@ -167,6 +170,7 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
         peer_calls,
         process_reports,
         worker_reports,
+        offences,
     };
     EventLoop::new(parts).run().await;
     server.stop().await;
@@ -306,7 +310,7 @@ fn coordinator_config(
     }
 }
 
-fn swarm_config(config: &Config) -> swarm::Config {
+fn swarm_config(config: &Config, reporter: Reporter) -> swarm::Config {
     let lab = config.heartbeat.interval <= LAB_BEAT;
     swarm::Config {
         mdns: config.network.mdns,
@@ -316,6 +320,7 @@ fn swarm_config(config: &Config) -> swarm::Config {
         max_connections: config.network.max_connections,
         allow: config.network.allow.clone(),
         block: config.network.block.clone(),
+        reporter,
     }
 }
 

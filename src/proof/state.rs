@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     identity,
-    protocol::{self, Action, RequestId, ResponseToken, SendError},
+    protocol::{self, Action, Budget, RequestId, ResponseToken, SendError},
     types::{Attestation, Digest, Receipt, Signed, Time},
 };
 
@@ -329,6 +329,8 @@ impl protocol::State for State {
     const PROTOCOL: &'static str = "/atlas/proof/1";
     const TIMEOUT_MILLIS: u64 = 120_000;
     const MAX_STREAMS: usize = 32;
+    /// A receipt and a few openings for each task and round.
+    const STREAMS: Budget = Budget { start: 200, burst: 500, per_minute: 3_000 };
 
     fn handle(&mut self, input: Input, _: Time) {
         match input {

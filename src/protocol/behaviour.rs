@@ -21,13 +21,22 @@ use libp2p::{
 };
 use tokio::time::Sleep;
 
-use super::{Action, RequestId, ResponseToken, SendError, State, frame::Codec};
-use crate::{clock, types::Time};
+use super::{
+    Action, RequestId, ResponseToken, SendError, State,
+    frame::{Codec, Fault, Incoming},
+    metered::Metered,
+};
+use crate::{
+    clock,
+    conduct::{Offence, Reporter},
+    types::Time,
+};
 
 /// A protocol in the swarm.
 pub struct Behaviour<S: State> {
     state: S,
-    carrier: request_response::Behaviour<Codec<S>>,
+    carrier: Carrier<S>,
+    reporter: Reporter,
     sent: HashMap<OutboundRequestId, RequestId>,
     received: HashMap<ResponseToken, (InboundRequestId, request_response::ResponseChannel<S::Response>)>,
     /// Answers on their way to the network.
@@ -39,15 +48,22 @@ pub struct Behaviour<S: State> {
 }
 
 impl<S: State> Behaviour<S> {
-    /// The shim around `state`.
+    /// The shim around `state`, which tells nobody of bad messages.
     pub fn new(state: S) -> Self {
+        Self::reporting(state, Reporter::silent())
+    }
+
+    /// The shim around `state`, which reports peers that send what is no message, or too much.
+    pub fn reporting(state: S, reporter: Reporter) -> Self {
         let config = request_response::Config::default()
             .with_request_timeout(Duration::from_millis(S::TIMEOUT_MILLIS))
             .with_max_concurrent_streams(S::MAX_STREAMS);
         let protocols = [(StreamProtocol::new(S::PROTOCOL), ProtocolSupport::Full)];
+        let carrier = request_response::Behaviour::with_codec(Codec::default(), protocols, config);
         Self {
             state,
-            carrier: request_response::Behaviour::with_codec(Codec::default(), protocols, config),
+            carrier: Metered::new(carrier, S::PROTOCOL, S::STREAMS, reporter.clone()),
+            reporter,
             sent: HashMap::new(),
             received: HashMap::new(),
             answering: HashMap::new(),
@@ -75,7 +91,7 @@ impl<S: State> Behaviour<S> {
         while let Some(action) = self.state.poll_action() {
             match action {
                 Action::Request { peer, id, request } => {
-                    let outbound = self.carrier.send_request(&peer, request);
+                    let outbound = self.carrier.send_request(&peer, Incoming::Good(request));
                     self.sent.insert(outbound, id);
                 }
                 Action::Respond { token, response } => self.respond(token, response),
@@ -94,12 +110,31 @@ impl<S: State> Behaviour<S> {
         let _ = self.carrier.send_response(channel, response);
     }
 
-    fn on_carrier_event(&mut self, event: request_response::Event<S::Request, S::Response>) {
+    /// A request that can't be read gets no answer: its channel was dropped, which closes the stream.
+    fn on_fault(&self, peer: PeerId, fault: &Fault) {
+        tracing::debug!(%peer, protocol = S::PROTOCOL, %fault, "a message was refused");
+        let protocol = S::PROTOCOL;
+        let offence = match fault {
+            Fault::Oversize { .. } => Offence::Oversize { protocol },
+            Fault::Decode(error) if !error.unknown => Offence::Malformed { protocol },
+            Fault::Stalled { .. } => Offence::Stalled { protocol },
+            // A newer version's word, a line that broke, our own want of memory: nobody's fault.
+            Fault::Decode(_) | Fault::Cut { .. } | Fault::Busy => return,
+        };
+        self.reporter.report(peer, offence);
+    }
+
+    fn on_carrier_event(&mut self, event: request_response::Event<Incoming<S::Request>, S::Response>) {
         let now = clock::now();
         match event {
             request_response::Event::Message {
                 peer,
-                message: Carried::Request { request, channel, request_id },
+                message: Carried::Request { request: Incoming::Bad(fault), .. },
+                ..
+            } => self.on_fault(peer, &fault),
+            request_response::Event::Message {
+                peer,
+                message: Carried::Request { request: Incoming::Good(request), channel, request_id },
                 ..
             } => {
                 let token = ResponseToken(self.next_token);
@@ -113,6 +148,11 @@ impl<S: State> Behaviour<S> {
                 }
             }
             request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
+                if let OutboundFailure::Io(error) = &error
+                    && let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<Fault>())
+                {
+                    self.on_fault(peer, fault);
+                }
                 if let Some(id) = self.sent.remove(&request_id) {
                     self.state.on_response(peer, id, Err(send_error(error)), now);
                 }
@@ -171,7 +211,7 @@ fn send_error(error: OutboundFailure) -> SendError {
     }
 }
 
-type Carrier<S> = request_response::Behaviour<Codec<S>>;
+type Carrier<S> = Metered<request_response::Behaviour<Codec<S>>>;
 
 impl<S: State> NetworkBehaviour for Behaviour<S> {
     type ConnectionHandler = <Carrier<S> as NetworkBehaviour>::ConnectionHandler;

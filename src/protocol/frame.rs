@@ -1,57 +1,137 @@
 //! Frames: a 4-byte big-endian length, then that many bytes. Never read past a limit, never copied on the way out.
+//!
+//! A request that is refused still comes out, as [`Incoming::Bad`]: the carrier would drop its error without a word of whose
+//! it was.
 
-use std::{io, marker::PhantomData};
+use std::{fmt, io, marker::PhantomData, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Message, State};
+use super::{DecodeError, Message, State};
 
 /// Memory for a message grows as its bytes arrive, so that a peer which announces much and sends little costs little: so
 /// many bytes at first, then this many times as much. A block of 1 MiB is copied once, by a quarter.
 const FIRST_STEP: usize = 256 * 1024;
 const GROWTH: usize = 4;
+/// Bytes of long requests of one protocol that are being read at once, of all peers. A further one is refused: each peer
+/// may have a stream for every request, and no honest one leaves it half written. Requests up to [`SHORT`] are always read.
+pub const MAX_READING: usize = 16 * 1024 * 1024;
+/// A request up to this length in bytes is never refused because others are long.
+pub const SHORT: usize = 64 * 1024;
+/// A request whose next byte does not come within this time is given up. Less than each protocol's time for an answer.
+pub const STALL: Duration = Duration::from_secs(5);
 
-/// Reads and writes the messages of one protocol.
-pub struct Codec<S>(PhantomData<fn() -> S>);
+/// What is wrong with a message.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// Its frame is over the protocol's limit.
+    #[error("a message of {length} bytes is over the limit of {limit}")]
+    Oversize {
+        /// Announced bytes.
+        length: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// It can't be read.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Its bytes stopped coming.
+    #[error("the message stopped after {read} of {length} bytes")]
+    Stalled {
+        /// Bytes that came.
+        read: usize,
+        /// Bytes announced; 4, the length of the head, while that was not read.
+        length: usize,
+    },
+    /// Its stream ended or broke before its end.
+    #[error("the message ended after {read} of {length} bytes")]
+    Cut {
+        /// Bytes that came.
+        read: usize,
+        /// Bytes announced.
+        length: usize,
+    },
+    /// Too many long requests are being read.
+    #[error("{MAX_READING} bytes of requests are being read already")]
+    Busy,
+}
+
+impl From<Fault> for io::Error {
+    fn from(fault: Fault) -> Self {
+        let kind = match &fault {
+            Fault::Cut { .. } | Fault::Stalled { .. } => io::ErrorKind::UnexpectedEof,
+            _ => io::ErrorKind::InvalidData,
+        };
+        Self::new(kind, fault)
+    }
+}
+
+/// A request as it came: read, or not readable.
+#[derive(Debug)]
+pub enum Incoming<M> {
+    /// A message.
+    Good(M),
+    /// None, and why.
+    Bad(Fault),
+}
+
+/// Reads and writes the messages of one protocol. Clones share the memory for long requests.
+pub struct Codec<S> {
+    reading: Arc<Semaphore>,
+    marker: PhantomData<fn() -> S>,
+}
 
 impl<S> Default for Codec<S> {
     fn default() -> Self {
-        Self(PhantomData)
+        Self { reading: Arc::new(Semaphore::new(MAX_READING)), marker: PhantomData }
     }
 }
 
 impl<S> Clone for Codec<S> {
     fn clone(&self) -> Self {
-        Self::default()
+        Self { reading: Arc::clone(&self.reading), marker: PhantomData }
+    }
+}
+
+impl<S> fmt::Debug for Codec<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Codec").field("free", &self.reading.available_permits()).finish()
     }
 }
 
 impl<S: State> request_response::Codec for Codec<S> {
     type Protocol = StreamProtocol;
-    type Request = S::Request;
+    type Request = Incoming<S::Request>;
     type Response = S::Response;
 
-    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<S::Request>
+    async fn read_request<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Self::Request>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io).await
+        Ok(match read(io, Some((&self.reading, STALL))).await {
+            Ok(request) => Incoming::Good(request),
+            Err(fault) => Incoming::Bad(fault),
+        })
     }
 
     async fn read_response<T>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<S::Response>
     where
         T: AsyncRead + Unpin + Send,
     {
-        read(io).await
+        Ok(read(io, None).await?)
     }
 
-    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: S::Request) -> io::Result<()>
+    async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Self::Request) -> io::Result<()>
     where
         T: AsyncWrite + Unpin + Send,
     {
-        write(io, request).await
+        match request {
+            Incoming::Good(request) => write(io, request).await,
+            Incoming::Bad(fault) => Err(fault.into()),
+        }
     }
 
     async fn write_response<T>(&mut self, _: &StreamProtocol, io: &mut T, response: S::Response) -> io::Result<()>
@@ -62,32 +142,58 @@ impl<S: State> request_response::Codec for Codec<S> {
     }
 }
 
-async fn read<M: Message, T: AsyncRead + Unpin + Send>(io: &mut T) -> io::Result<M> {
+/// The memory for long requests, and how long a request may stall.
+type Reading<'a> = (&'a Arc<Semaphore>, Duration);
+
+/// Reads one message. A request (with `reading`) must not stall, and counts against the memory for long ones.
+async fn read<M: Message, T: AsyncRead + Unpin + Send>(io: &mut T, reading: Option<Reading<'_>>) -> Result<M, Fault> {
+    let stall = reading.map(|(_, stall)| stall);
     let mut head = [0; 4];
-    io.read_exact(&mut head).await?;
+    fill(io, &mut head, (0, 4), stall).await?;
     let length = u32::from_be_bytes(head) as usize;
     if length > M::LIMIT {
-        let limit = M::LIMIT;
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("a message of {length} bytes is over the limit of {limit}"),
-        ));
+        return Err(Fault::Oversize { length, limit: M::LIMIT });
     }
     let mut body = Vec::new();
-    let mut read = 0;
-    while read < length {
-        if read == body.len() {
-            body.resize(length.min((read * GROWTH).max(FIRST_STEP)), 0);
+    let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
+    while body.len() < length {
+        let from = body.len();
+        let to = length.min((from * GROWTH).max(FIRST_STEP));
+        if let Some((reading, _)) = reading.filter(|_| length > SHORT) {
+            let more = u32::try_from(to - from).unwrap_or(u32::MAX);
+            permits.push(Arc::clone(reading).try_acquire_many_owned(more).map_err(|_| Fault::Busy)?);
         }
-        match io.read(&mut body[read..]).await? {
-            0 => {
-                let message = format!("the message ended after {read} of {length} bytes");
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        body.resize(to, 0);
+        fill(io, &mut body[from..], (from, length), stall).await?;
+    }
+    Ok(M::decode(Bytes::from(body))?)
+}
+
+/// Fills `buffer`; `at` says where in the message it begins, and how long that is.
+async fn fill<T: AsyncRead + Unpin + Send>(
+    io: &mut T,
+    buffer: &mut [u8],
+    (from, length): (usize, usize),
+    stall: Option<Duration>,
+) -> Result<(), Fault> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        let read = from + filled;
+        let mut next = io.read(&mut buffer[filled..]);
+        // Most often the bytes are there, and no timer is needed.
+        let came = match (futures::poll!(&mut next), stall) {
+            (Poll::Ready(came), _) => came,
+            (Poll::Pending, None) => next.await,
+            (Poll::Pending, Some(stall)) => {
+                tokio::time::timeout(stall, next).await.map_err(|_| Fault::Stalled { read, length })?
             }
-            count => read += count,
+        };
+        match came {
+            Ok(0) | Err(_) => return Err(Fault::Cut { read, length }),
+            Ok(count) => filled += count,
         }
     }
-    M::decode(Bytes::from(body)).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    Ok(())
 }
 
 async fn write<M: Message, T: AsyncWrite + Unpin + Send>(io: &mut T, message: M) -> io::Result<()> {
@@ -106,10 +212,11 @@ async fn write<M: Message, T: AsyncWrite + Unpin + Send>(io: &mut T, message: M)
 
 #[cfg(test)]
 mod tests {
+    use std::{pin::Pin, task::Context};
+
     use futures::{executor::block_on, io::Cursor};
 
     use super::*;
-    use crate::protocol::DecodeError;
 
     /// Bytes of no meaning, up to three times the first step.
     #[derive(Debug, PartialEq)]
@@ -138,7 +245,7 @@ mod tests {
     fn messages_of_every_length_around_a_step_read_back() {
         for length in [0, 1, FIRST_STEP - 1, FIRST_STEP, FIRST_STEP + 1, 3 * FIRST_STEP] {
             let frame = framed(length);
-            let Blob(read) = block_on(read(&mut &frame[..])).unwrap();
+            let Blob(read) = block_on(read(&mut &frame[..], None)).unwrap();
             assert_eq!(read, frame[4..]);
         }
     }
@@ -146,10 +253,46 @@ mod tests {
     #[test]
     fn a_message_that_ends_too_early_or_is_too_long_is_an_error_that_says_so() {
         let frame = framed(FIRST_STEP + 1);
-        let cut = block_on(read::<Blob, _>(&mut &frame[..frame.len() - 1])).unwrap_err();
-        assert_eq!(cut.kind(), io::ErrorKind::UnexpectedEof);
+        let cut = block_on(read::<Blob, _>(&mut &frame[..frame.len() - 1], None)).unwrap_err();
+        assert_eq!(io::Error::from(cut).kind(), io::ErrorKind::UnexpectedEof);
         let announced = u32::try_from(Blob::LIMIT + 1).unwrap().to_be_bytes();
-        let long = block_on(read::<Blob, _>(&mut &announced[..])).unwrap_err();
-        assert!(long.to_string().contains("over the limit"), "{long}");
+        let long = block_on(read::<Blob, _>(&mut &announced[..], None)).unwrap_err();
+        assert!(matches!(long, Fault::Oversize { length, limit } if length == limit + 1), "{long}");
+    }
+
+    /// A line that stays open when its bytes end.
+    struct Open<'a>(&'a [u8]);
+
+    impl AsyncRead for Open<'_> {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+            let bytes = &mut self.get_mut().0;
+            if bytes.is_empty() { Poll::Pending } else { Pin::new(bytes).poll_read(cx, buffer) }
+        }
+    }
+
+    async fn on_an_open_line(frame: &[u8], reading: &Arc<Semaphore>) -> Result<Blob, Fault> {
+        read(&mut Open(frame), Some((reading, Duration::from_millis(10)))).await
+    }
+
+    #[tokio::test]
+    async fn a_request_that_stops_is_given_up_and_its_memory_is_free_again() {
+        let reading = Arc::new(Semaphore::new(MAX_READING));
+        let frame = framed(2 * FIRST_STEP);
+        for sent in [0, 3, 4, FIRST_STEP] {
+            let fault = on_an_open_line(&frame[..sent], &reading).await.unwrap_err();
+            assert!(matches!(fault, Fault::Stalled { .. }), "after {sent} bytes: {fault}");
+            assert_eq!(reading.available_permits(), MAX_READING);
+        }
+        assert!(on_an_open_line(&frame, &reading).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn long_requests_of_all_peers_share_a_memory_and_short_ones_need_none_of_it() {
+        let reading = Arc::new(Semaphore::new(FIRST_STEP));
+        assert!(on_an_open_line(&framed(FIRST_STEP), &reading).await.is_ok());
+        let busy = on_an_open_line(&framed(FIRST_STEP + 1), &reading).await.unwrap_err();
+        assert!(matches!(busy, Fault::Busy), "{busy}");
+        let none = Arc::new(Semaphore::new(0));
+        assert!(on_an_open_line(&framed(SHORT), &none).await.is_ok());
     }
 }

@@ -1,14 +1,17 @@
 //! What the four protocol modules have in common: a pure state that talks request and response.
 //!
 //! `executor`, `health`, `proof` and `shard` each implement [`State`]; [`behaviour::Behaviour`] is the one
-//! libp2p shim around any of them. It holds no policy: it carries messages and a timer.
+//! libp2p shim around any of them. It holds no policy: it carries messages and a timer, and tells
+//! [`crate::conduct`] of peers that send what is no message of the protocol, or too much.
 
 pub mod behaviour;
 pub mod frame;
+pub mod metered;
 
 use bytes::Bytes;
 use libp2p::PeerId;
 
+pub use crate::conduct::Budget;
 use crate::types::Time;
 
 /// A message on the wire.
@@ -47,11 +50,25 @@ pub(crate) use cbor_message;
 pub struct DecodeError {
     /// What is wrong, for the log.
     pub reason: String,
+    /// The bytes are well formed, but no message that this version knows. A newer one may: no reason to distrust the peer.
+    pub unknown: bool,
+}
+
+impl DecodeError {
+    /// Bytes that no version would write.
+    pub fn malformed(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), unknown: false }
+    }
+
+    /// A message of a kind, or with a word, that this version does not know.
+    pub fn unknown(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), unknown: true }
+    }
 }
 
 impl From<crate::codec::Error> for DecodeError {
     fn from(error: crate::codec::Error) -> Self {
-        Self { reason: error.to_string() }
+        Self { reason: error.to_string(), unknown: error.is_unknown() }
     }
 }
 
@@ -123,6 +140,8 @@ pub trait State: std::fmt::Debug + Send + Sized + 'static {
     const TIMEOUT_MILLIS: u64;
     /// Inbound plus outbound streams at once on a connection; a further one waits (ours) or is refused (theirs).
     const MAX_STREAMS: usize;
+    /// Streams that one peer may open, all its connections together; one that opens more is reported.
+    const STREAMS: Budget;
 
     /// The coordinator says something.
     fn handle(&mut self, input: Self::Input, now: Time);

@@ -26,7 +26,7 @@ use super::{
     wire::{Refusal, Request, Response, Slot},
 };
 use crate::{
-    protocol::{self, Action, RequestId, ResponseToken, SendError},
+    protocol::{self, Action, Budget, RequestId, ResponseToken, SendError},
     types::{ContentId, Time},
 };
 
@@ -175,6 +175,8 @@ pub enum Event {
     Misbehaved {
         /// The peer.
         peer: PeerId,
+        /// How many blocks were not what they were asked for as.
+        blocks: u32,
     },
     /// Work for the disk; the answer comes back as [`Input::Edge`].
     Edge(edge::Request),
@@ -311,10 +313,8 @@ impl State {
         id
     }
 
-    fn ban(&mut self, peer: PeerId, now: Time) {
-        if !self.peers.is_banned(&peer, now) {
-            self.event(Event::Misbehaved { peer });
-        }
+    fn ban(&mut self, peer: PeerId, blocks: u32, now: Time) {
+        self.event(Event::Misbehaved { peer, blocks });
         self.peers.ban(peer, now + self.config.ban);
     }
 
@@ -420,6 +420,8 @@ impl protocol::State for State {
     const TIMEOUT_MILLIS: u64 = 45_000;
     /// Both ways together: a full window each way, and room for messages about holds.
     const MAX_STREAMS: usize = 48;
+    /// Small blocks are asked for four at a time, as fast as the line brings them.
+    const STREAMS: Budget = Budget { start: 4_000, burst: 20_000, per_minute: 300_000 };
 
     fn handle(&mut self, input: Input, now: Time) {
         match input {

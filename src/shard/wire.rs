@@ -143,7 +143,7 @@ impl Message for Request {
                 Self::Hold { root: take_cid(&mut bytes)?, size }
             }
             4 => Self::Held { root: take_cid(&mut bytes)? },
-            other => return Err(error(format!("{other} is no kind of request"))),
+            other => return Err(DecodeError::unknown(format!("{other} is no kind of request"))),
         };
         at_end(&bytes, request)
     }
@@ -193,7 +193,7 @@ impl Message for Response {
             3 => Self::Accepted,
             4 => Self::Refused(refusal(take_u8(&mut bytes)?)?),
             5 => Self::Noted,
-            other => return Err(error(format!("{other} is no kind of response"))),
+            other => return Err(DecodeError::unknown(format!("{other} is no kind of response"))),
         };
         at_end(&bytes, response)
     }
@@ -212,7 +212,7 @@ fn refusal(code: u8) -> Result<Refusal, DecodeError> {
         0 => Ok(Refusal::Busy),
         1 => Ok(Refusal::NoRoom),
         2 => Ok(Refusal::Banned),
-        other => Err(error(format!("{other} is no reason to refuse"))),
+        other => Err(DecodeError::unknown(format!("{other} is no reason to refuse"))),
     }
 }
 
@@ -297,7 +297,7 @@ fn cut() -> DecodeError {
 }
 
 fn error(reason: String) -> DecodeError {
-    DecodeError { reason }
+    DecodeError::malformed(reason)
 }
 
 #[cfg(test)]

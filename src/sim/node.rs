@@ -331,7 +331,10 @@ impl Node {
             Output::Notify(event) => out.push(Effect::Notify(event)),
             Output::Exit => out.push(Effect::Exit),
             // Addresses are known to the world; job ledgers, Kubo and the peers' file are not simulated.
-            Output::AddAddress { .. }
+            // Nobody misbehaves here but by forging gossip, which no network forwards.
+            Output::CutOff(_)
+            | Output::Readmit(_)
+            | Output::AddAddress { .. }
             | Output::OpenLedger { .. }
             | Output::CloseLedger(_)
             | Output::Pin { .. }

@@ -62,7 +62,7 @@ impl Signed {
     /// Encodes and signs `object`.
     pub fn seal<T: SignedObject>(key: &SigningKey, object: &T) -> Self {
         let body = codec::encode(object);
-        let signature = SignatureBytes(key.sign(&signed_bytes::<T>(&body)).to_bytes());
+        let signature = SignatureBytes(key.sign(&signed_bytes(T::DOMAIN, &body)).to_bytes());
         let signed = Self { body, signer: NodeKey(key.verifying_key().to_bytes()), signature };
         memo::know(T::DOMAIN, &signed);
         signed
@@ -83,9 +83,22 @@ impl Signed {
     }
 
     fn verify<T: SignedObject>(&self) -> Result<(), SignedError> {
+        self.verify_under(T::DOMAIN)
+    }
+
+    fn verify_under(&self, domain: &str) -> Result<(), SignedError> {
         let key = VerifyingKey::from_bytes(&self.signer.0).map_err(|_| SignedError::Signer)?;
         let signature = Signature::from_bytes(&self.signature.0);
-        key.verify_strict(&signed_bytes::<T>(&self.body), &signature).map_err(|_| SignedError::Signature)
+        key.verify_strict(&signed_bytes(domain, &self.body), &signature).map_err(|_| SignedError::Signature)
+    }
+
+    /// Whether it is signed under the next version of the domain: an object of a newer node, which this one can't read.
+    pub fn is_of_next_version<T: SignedObject>(&self) -> bool {
+        let next = T::DOMAIN.rsplit_once("/v").and_then(|(name, version)| {
+            let version: u32 = version.parse().ok()?;
+            Some(format!("{name}/v{}", version + 1))
+        });
+        self.body.len() <= T::LIMIT && next.is_some_and(|domain| self.verify_under(&domain).is_ok())
     }
 
     /// SHA-256 of the body: the name of the object, whoever signed it.
@@ -94,8 +107,8 @@ impl Signed {
     }
 }
 
-fn signed_bytes<T: SignedObject>(body: &[u8]) -> Vec<u8> {
-    [T::DOMAIN.as_bytes(), &[0], body].concat()
+fn signed_bytes(domain: &str, body: &[u8]) -> Vec<u8> {
+    [domain.as_bytes(), &[0], body].concat()
 }
 
 /// Signatures that were verified before, where a whole network runs in one thread: there each beat is verified by nine

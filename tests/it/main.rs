@@ -5,4 +5,7 @@ mod architecture;
 mod conformance;
 mod e2e;
 mod executor;
+mod hostile;
+#[path = "../hostile/mod.rs"]
+mod hostile_peer;
 mod interop;

@@ -197,6 +197,7 @@ async fn wait_all(nodes: &[Node], what: &'static str, holds: impl Fn(&Known) -> 
 fn start(index: usize) -> Result<Node, Error> {
     let keypair = Keypair::from_secret(&Digest::of(&(index as u64).to_be_bytes()).0);
     let config = swarm::Config {
+        reporter: atlas_node::conduct::Reporter::silent(),
         mdns: false,
         upnp: false,
         swarm_key: None,

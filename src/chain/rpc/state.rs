@@ -9,7 +9,7 @@ use libp2p::PeerId;
 
 use super::wire::{MAX_BODY, MAX_RESPONSE, Request, Response};
 use crate::{
-    protocol::{self, Action, RequestId, ResponseToken, SendError},
+    protocol::{self, Action, Budget, RequestId, ResponseToken, SendError},
     types::{LedgerId, Time},
 };
 
@@ -175,6 +175,8 @@ impl protocol::State for State {
     const PROTOCOL: &'static str = "/atlas/ledger-rpc/1";
     const TIMEOUT_MILLIS: u64 = 20_000;
     const MAX_STREAMS: usize = 64;
+    /// A client reads a ledger through its host, request after request, while it catches up.
+    const STREAMS: Budget = Budget { start: 2_000, burst: 8_000, per_minute: 240_000 };
 
     fn handle(&mut self, input: Input, _now: Time) {
         match input {

@@ -12,7 +12,7 @@ use super::{
     edge::{self, WorkerId},
 };
 use crate::{
-    protocol::{self, Action, RequestId, ResponseToken, SendError},
+    protocol::{self, Action, Budget, RequestId, ResponseToken, SendError},
     types::{ContentId, Resources, Time},
 };
 
@@ -352,6 +352,8 @@ impl protocol::State for State {
     const PROTOCOL: &'static str = "/atlas/infer/1";
     const TIMEOUT_MILLIS: u64 = 30_000;
     const MAX_STREAMS: usize = 64;
+    /// An application may ask for one answer after another, a thousand a second on one machine.
+    const STREAMS: Budget = Budget { start: 2_000, burst: 8_000, per_minute: 240_000 };
 
     fn handle(&mut self, input: Input, now: Time) {
         match input {

@@ -98,7 +98,7 @@ impl Message for Request {
     fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
         let request: Self = codec::decode(&bytes, Self::LIMIT)?;
         if request.input.len() > MAX_INPUT {
-            return Err(DecodeError { reason: format!("an input of more than {MAX_INPUT} bytes") });
+            return Err(DecodeError::malformed(format!("an input of more than {MAX_INPUT} bytes")));
         }
         Ok(request)
     }

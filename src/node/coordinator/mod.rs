@@ -53,7 +53,7 @@ use super::edges;
 use crate::{
     api,
     chain::{client, rpc as ledger_rpc, wire::Message},
-    executor,
+    conduct, executor,
     gossip::Announcement,
     health,
     identity::Keypair,
@@ -203,6 +203,10 @@ pub enum Output {
         /// What becomes of it.
         verdict: Verdict,
     },
+    /// Close the connections with a peer and refuse further ones.
+    CutOff(PeerId),
+    /// Refuse its connections no longer.
+    Readmit(PeerId),
     /// Dial an address.
     Dial(Multiaddr),
     /// Remember where a peer is.
@@ -311,6 +315,9 @@ pub struct Coordinator {
     recovery: recovery::State,
     connectivity: Connectivity,
     network: network::State,
+    conduct: conduct::State,
+    /// What may be forwarded of others' gossip; there is one bucket.
+    forwarded: conduct::Buckets<()>,
     peers: BTreeMap<PeerId, on_peer::PeerInfo>,
     /// The nodes that health was told of.
     members: BTreeSet<NodeKey>,
@@ -363,6 +370,8 @@ impl Coordinator {
             recovery: recovery::State::new(config.recovery.clone()),
             connectivity,
             network: network::State::new(config.place.clone()),
+            conduct: conduct::State::default(),
+            forwarded: conduct::Buckets::new(conduct::GOSSIP_FORWARDED),
             peers: BTreeMap::new(),
             members: BTreeSet::new(),
             listen: BTreeSet::new(),
@@ -431,6 +440,7 @@ impl Coordinator {
         }
         if self.now.since(self.last_tick) >= TICK {
             self.last_tick = self.now;
+            self.readmit();
             self.reconcile_all();
             self.close_finished_ledgers();
             self.tend_submissions();

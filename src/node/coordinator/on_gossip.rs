@@ -8,12 +8,13 @@ use super::{Coordinator, Output};
 use crate::{
     api::{NodeEvent, views::peer_text},
     codec,
+    conduct::Offence,
     gossip::{
         self, Announcement, AssignmentNotice, JobMessage, JobUpdate, Rollback, StatusChange, TOPIC_ASSIGN,
         TOPIC_HEARTBEAT, TOPIC_JOBS, TOPIC_ROLLBACK,
     },
     health, identity, recovery, round,
-    types::{NodeKey, NodeStatus, Signed, SignedObject, Time},
+    types::{NodeKey, NodeStatus, Signed, SignedError, SignedObject, Time},
     validator,
 };
 
@@ -47,13 +48,19 @@ pub enum Verdict {
 impl Coordinator {
     pub(super) fn on_gossip(&mut self, topic: &str, id: GossipId, bytes: &[u8]) {
         self.counters.gossip_bytes_received += bytes.len() as u64;
-        let verdict = match codec::decode::<Signed>(bytes, gossip::MAX_MESSAGE + gossip::ENVELOPE) {
+        let mut verdict = match codec::decode::<Signed>(bytes, gossip::MAX_MESSAGE + gossip::ENVELOPE) {
             Ok(signed) => self.route_gossip(topic, &signed),
             Err(error) => {
                 tracing::debug!(topic, source = %id.source, %error, "a malformed gossip message");
                 Verdict::Reject
             }
         };
+        match verdict {
+            Verdict::Reject => self.on_offence(id.source, Offence::Gossip),
+            // Whoever has others say too much makes them look like the flood.
+            Verdict::Accept if self.forwarded.take(&(), 1, self.now) > 0 => verdict = Verdict::Ignore,
+            Verdict::Accept | Verdict::Ignore => {}
+        }
         self.output(Output::GossipVerdict { id, verdict });
     }
 
@@ -98,7 +105,13 @@ impl Coordinator {
         timestamp: impl FnOnce(&T) -> Option<Time>,
         act: impl FnOnce(&mut Self, T),
     ) -> Verdict {
-        let Ok(message) = signed.open::<T>() else { return Verdict::Reject };
+        let message = match signed.open::<T>() {
+            Ok(message) => message,
+            // Rightly signed, and of a form that another version knows: that is nobody's fault.
+            Err(SignedError::Body(error)) if error.is_unknown() => return Verdict::Ignore,
+            Err(SignedError::Signature) if signed.is_of_next_version::<T>() => return Verdict::Ignore,
+            Err(_) => return Verdict::Reject,
+        };
         let Some(timestamp) = timestamp(&message) else { return Verdict::Reject };
         if timestamp.since(self.now) > MAX_AGE || self.now.since(timestamp) > MAX_AGE {
             return Verdict::Ignore;

@@ -5,6 +5,7 @@ use libp2p::{Multiaddr, PeerId};
 use super::{Coordinator, MAX_REMEMBERED, Output};
 use crate::{
     api::NodeEvent,
+    conduct::Offence,
     health, identity, network, shard,
     types::{ContentId, NodeKey, NodeStatus},
 };
@@ -68,6 +69,13 @@ pub enum PeerEvent {
     },
     /// The service that the operator opted in to says where this node stands.
     Placed(network::Place),
+    /// A peer did what no honest one does.
+    Misbehaved {
+        /// Who.
+        peer: PeerId,
+        /// What.
+        offence: Offence,
+    },
     /// The routing table names providers.
     Providers {
         /// Of what.
@@ -117,12 +125,35 @@ impl Coordinator {
                     info.latency_micros = Some(micros);
                 }
             }
+            PeerEvent::Misbehaved { peer, offence } => self.on_offence(peer, offence),
             PeerEvent::Placed(place) => self.network.handle(network::Input::Placed(place), self.now),
             PeerEvent::Providers { root, peers } => {
                 for id in self.wanting.get(&root).cloned().unwrap_or_default() {
                     self.output(Output::Shard(shard::Input::AddProviders { id, providers: peers.clone() }));
                 }
             }
+        }
+    }
+
+    /// Counts it, and cuts off whoever did too much.
+    pub(super) fn on_offence(&mut self, peer: PeerId, offence: Offence) {
+        let Some(cut_off) = self.conduct.offend(peer, offence, self.now) else { return };
+        let seconds = cut_off.until.since(self.now).as_secs();
+        tracing::warn!(
+            %peer,
+            seconds,
+            times = cut_off.times,
+            reason = cut_off.why,
+            "a peer is cut off: its connections are closed and refused for so long"
+        );
+        self.output(Output::CutOff(peer));
+    }
+
+    /// Lets those back whose time is over.
+    pub(super) fn readmit(&mut self) {
+        for peer in self.conduct.readmit(self.now) {
+            tracing::info!(%peer, "a peer that was cut off may come back");
+            self.output(Output::Readmit(peer));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Shard reports: content arrived, content is held elsewhere, content is wanted.
 
 use super::{Coordinator, Output, Pending};
-use crate::{identity, recovery, shard::Event};
+use crate::{conduct::Offence, identity, recovery, shard::Event};
 
 impl Coordinator {
     pub(super) fn on_shard(&mut self, event: Event) {
@@ -18,8 +18,9 @@ impl Coordinator {
                 self.wanting.entry(root).or_default().insert(id);
                 self.output(Output::FindProviders(root));
             }
-            Event::Misbehaved { peer } => {
-                tracing::warn!(%peer, "sent bytes that are not what they were asked for as; not asked or served for a while");
+            Event::Misbehaved { peer, blocks } => {
+                tracing::warn!(%peer, blocks, "sent bytes that are not what they were asked for as; not asked or served for a while");
+                self.on_offence(peer, Offence::Lie { count: blocks });
             }
             Event::Progress { .. } => {}
             // The event loop hands these to the store; they never come here.

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, path::PathBuf};
 use super::Coordinator;
 use crate::{
     api::{self, views::peer_text},
+    conduct::CutOff,
     executor::RunSpec,
     identity,
     resource::Manager,
@@ -198,6 +199,7 @@ impl Coordinator {
             ipfs: api::IpfsStatus { endpoint: facts.ipfs_endpoint.clone(), ..api::IpfsStatus::default() },
             protections: facts.protections.clone(),
             python: facts.python.clone(),
+            cut_off: self.conduct.cut_off().into_iter().map(cut_off).collect(),
             warnings: facts.warnings.clone(),
         }
     }
@@ -273,6 +275,7 @@ impl Coordinator {
             ("receipts_verified", counters.receipts_verified),
             ("receipts_refused", counters.receipts_refused),
             ("inference_answered", counters.inference_answered),
+            ("peers_cut_off", self.conduct.cut_offs()),
         ];
         api::Metrics {
             uptime_seconds: self.now.since(self.started_at).as_secs(),
@@ -289,6 +292,11 @@ impl Coordinator {
             counters: named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         }
     }
+}
+
+fn cut_off(cut_off: CutOff) -> api::CutOff {
+    let CutOff { peer, why, until, times } = cut_off;
+    api::CutOff { peer_id: peer.to_string(), reason: why, until, times }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]

@@ -199,7 +199,7 @@ impl State {
 
     fn on_nonsense(&mut self, peer: PeerId, id: RequestId, root: ContentId, cids: &[ContentId], now: Time) {
         self.peers.failed(&peer, now);
-        self.ban(peer, now);
+        self.ban(peer, 1, now);
         self.came_empty(id, root, cids);
     }
 
@@ -248,8 +248,9 @@ impl State {
             Ok(Done::Put(stored)) => stored,
             other => return self.fail_by_disk(root, other, now),
         };
-        if stored.contains(&Stored::Mismatch) {
-            self.ban(peer, now);
+        let lies = stored.iter().filter(|stored| **stored == Stored::Mismatch).count();
+        if lies > 0 {
+            self.ban(peer, u32::try_from(lies).unwrap_or(u32::MAX), now);
         }
         let Some(transfer) = self.transfers.get_mut(&root) else {
             return;

@@ -8,7 +8,10 @@ use atlas_node::{
         wire::{Code, MAX_TRANSACTION, Transaction},
     },
     codec, gossip,
-    protocol::{self, Message, frame},
+    protocol::{
+        self, Message,
+        frame::{self, Incoming},
+    },
     shard::{
         unixfs,
         wire::{Request as ShardRequest, Response as ShardResponse, Slot as BlockSlot},
@@ -101,7 +104,11 @@ pub(crate) fn health_frame(bytes: &[u8]) -> Result<Read, String> {
 fn read_request<S: protocol::State>(frame: &[u8]) -> Result<S::Request, String> {
     let mut codec = frame::Codec::<S>::default();
     let protocol = StreamProtocol::new(S::PROTOCOL);
-    block_on(codec.read_request(&protocol, &mut Cursor::new(frame))).map_err(|error| of_stream(&error))
+    match block_on(codec.read_request(&protocol, &mut Cursor::new(frame))) {
+        Ok(Incoming::Good(request)) => Ok(request),
+        Ok(Incoming::Bad(fault)) => Err(of_stream(&fault.into())),
+        Err(error) => Err(of_stream(&error)),
+    }
 }
 
 fn read_response<S: protocol::State>(frame: &[u8]) -> Result<S::Response, String> {

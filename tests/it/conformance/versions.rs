@@ -6,7 +6,9 @@ use std::{collections::VecDeque, time::Duration};
 use atlas_node::{
     clock, health,
     identity::Keypair,
-    protocol::{Action, DecodeError, Message, RequestId, ResponseToken, SendError, State, behaviour::Behaviour},
+    protocol::{
+        Action, Budget, DecodeError, Message, RequestId, ResponseToken, SendError, State, behaviour::Behaviour,
+    },
     types::Time,
 };
 use bytes::Bytes;
@@ -48,6 +50,7 @@ impl<const VERSION: u8> State for Stranger<VERSION> {
     const PROTOCOL: &'static str = if VERSION == 1 { "/atlas/health/1" } else { "/atlas/health/2" };
     const TIMEOUT_MILLIS: u64 = 10_000;
     const MAX_STREAMS: usize = 8;
+    const STREAMS: Budget = Budget { start: 8, burst: 8, per_minute: 8 };
 
     fn handle(&mut self, (peer, request): Self::Input, _: Time) {
         self.0.push_back(Action::Request { peer, id: RequestId(0), request: Raw(request) });

@@ -210,8 +210,21 @@ impl Node {
         command
     }
 
-    fn print_log(&self) {
+    /// What it logged so far, without colours.
+    pub(crate) fn log(&self) -> String {
         let text = File::open(&self.log).and_then(std::io::read_to_string).unwrap_or_default();
+        let mut plain = String::new();
+        for part in text.split('\u{1b}') {
+            // `[33m`: an escape sequence ends with its first letter.
+            plain.push_str(
+                part.strip_prefix('[').map_or(part, |rest| rest.split_once('m').map_or("", |(_, text)| text)),
+            );
+        }
+        plain
+    }
+
+    fn print_log(&self) {
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
         eprintln!("--- the end of what {} logged\n{}", self.label, tail.join("\n"));

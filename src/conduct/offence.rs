@@ -1,0 +1,106 @@
+//! The kinds of misbehaviour, with their points.
+
+use std::fmt;
+
+/// Something that a peer did and should not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Offence {
+    /// A gossip message that nobody may forward: not CBOR, too long, wrongly signed, or of another topic.
+    Gossip,
+    /// Gossip over the budget, valid or not.
+    GossipFlood {
+        /// Messages or frames over it.
+        count: u32,
+    },
+    /// Streams of a protocol over its budget, whether requests came on them or not.
+    Streams {
+        /// Which protocol.
+        protocol: &'static str,
+        /// Streams over it.
+        count: u32,
+    },
+    /// A message longer than the protocol's limit.
+    Oversize {
+        /// Which protocol.
+        protocol: &'static str,
+    },
+    /// Bytes that are no encoding of anything. (A message of an unknown kind is none of these.)
+    Malformed {
+        /// Which protocol.
+        protocol: &'static str,
+    },
+    /// A request that began and did not go on.
+    Stalled {
+        /// Which protocol.
+        protocol: &'static str,
+    },
+    /// A block whose bytes are not those of its name.
+    Lie {
+        /// Blocks.
+        count: u32,
+    },
+    /// Connections over the budget.
+    Connections {
+        /// Connections over it.
+        count: u32,
+    },
+}
+
+impl Offence {
+    /// What it costs. At [`super::CUT_OFF_AT`] the peer is cut off.
+    pub fn points(&self) -> u32 {
+        match self {
+            // Its forwarder must have seen it, so ten are no accident.
+            Self::Gossip => 10,
+            // The budget was generous already.
+            Self::GossipFlood { count } | Self::Streams { count, .. } => *count,
+            // The limit stands on the protocol's page. One may be a mistake in counting.
+            Self::Oversize { .. } => 50,
+            Self::Malformed { .. } => 20,
+            // May be a frozen or a far machine, which has a few at once.
+            Self::Stalled { .. } => 5,
+            // One may be a bad disk.
+            Self::Lie { count } => count.saturating_mul(60),
+            Self::Connections { count } => count.saturating_mul(5),
+        }
+    }
+
+    /// How many of its kind this is.
+    pub fn count(&self) -> u32 {
+        match self {
+            Self::GossipFlood { count }
+            | Self::Streams { count, .. }
+            | Self::Lie { count }
+            | Self::Connections { count } => *count,
+            _ => 1,
+        }
+    }
+
+    /// The kind alone, so that several of one kind are told as one.
+    #[must_use]
+    pub(super) fn kind(self) -> Self {
+        match self {
+            Self::GossipFlood { .. } => Self::GossipFlood { count: 0 },
+            Self::Streams { protocol, .. } => Self::Streams { protocol, count: 0 },
+            Self::Lie { .. } => Self::Lie { count: 0 },
+            Self::Connections { .. } => Self::Connections { count: 0 },
+            other => other,
+        }
+    }
+}
+
+impl fmt::Display for Offence {
+    /// The kind, in words that a number can stand before.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gossip => f.write_str("invalid gossip message(s)"),
+            Self::GossipFlood { .. } => f.write_str("gossip message(s) over the budget"),
+            Self::Streams { protocol, .. } => write!(f, "stream(s) of {protocol} over the budget"),
+            Self::Oversize { protocol } => write!(f, "message(s) of {protocol} over the limit"),
+            Self::Malformed { protocol } => write!(f, "malformed message(s) of {protocol}"),
+            Self::Stalled { protocol } => write!(f, "unfinished request(s) of {protocol}"),
+            Self::Lie { .. } => f.write_str("block(s) that are not what their name says"),
+            Self::Connections { .. } => f.write_str("connection(s) over the budget"),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A hostile peer: it speaks the protocols well enough to be let in, and then does what no honest node does.
+//!
+//! It has a swarm of its own and shares no code with the node's but names, limits and keys. Tests (`tests/it/hostile`) and
+//! figures (`tests/bench/hostile.rs`) set it on real nodes. An attack goes on until it is dropped, whether or not the node
+//! still listens.
+
+mod codec;
+mod floods;
+mod gossip;
+mod swarm;
+
+use std::time::Duration;
+
+use atlas_node::identity::{self, Keypair};
+use libp2p::{Multiaddr, PeerId};
+
+/// Between two attempts of a peer that was cut off.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// A way to do harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attack {
+    /// Gossip that looks like a message and is none.
+    GossipGarbage,
+    /// Gossip that is signed as it should be and says nothing that anybody needs.
+    GossipUseless,
+    /// Connections of one peer, opened and opened again.
+    Connections,
+    /// Connections of ever new peers.
+    Identities,
+    /// Connections that never say who they are.
+    Handshakes,
+    /// Streams of every protocol, without a byte on them.
+    Streams,
+    /// Requests that begin with half of the longest message and stop there.
+    HalfRequests,
+    /// A message one byte over its protocol's limit, of each.
+    Oversize,
+    /// Heads that announce the longest message that a head can, of each protocol.
+    Bombs,
+    /// Bytes that are no message, as requests of each protocol.
+    Nonsense,
+    /// Requests are taken and never answered.
+    Silence,
+    /// Blocks that are not what their name says, to whoever asks.
+    Lies,
+}
+
+impl Attack {
+    /// All there are.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::GossipGarbage,
+        Self::GossipUseless,
+        Self::Connections,
+        Self::Identities,
+        Self::Handshakes,
+        Self::Streams,
+        Self::HalfRequests,
+        Self::Oversize,
+        Self::Bombs,
+        Self::Nonsense,
+        Self::Silence,
+        Self::Lies,
+    ];
+
+    /// What it is called on a command line and in a table.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::GossipGarbage => "gossip-garbage",
+            Self::GossipUseless => "gossip-useless",
+            Self::Connections => "connections",
+            Self::Identities => "identities",
+            Self::Handshakes => "handshakes",
+            Self::Streams => "streams",
+            Self::HalfRequests => "half-requests",
+            Self::Oversize => "oversize",
+            Self::Bombs => "bombs",
+            Self::Nonsense => "nonsense",
+            Self::Silence => "silence",
+            Self::Lies => "lies",
+        }
+    }
+
+    /// The one of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|attack| attack.name() == name)
+    }
+
+    /// Attacks the node at `address` (with its peer id) as the peer of `secret`, for ever.
+    pub(crate) async fn run(self, address: Multiaddr, secret: [u8; 32]) {
+        let target = Target { peer: identity::peer_of(&address).expect("the address names its peer"), address };
+        let keypair = Keypair::from_secret(&secret);
+        match self {
+            Self::GossipGarbage => gossip::flood(&target, &keypair, gossip::garbage).await,
+            Self::GossipUseless => gossip::flood(&target, &keypair, gossip::useless).await,
+            Self::Connections => floods::connections(&target, || keypair.clone()).await,
+            Self::Identities => floods::connections(&target, floods::new_keypair).await,
+            Self::Handshakes => floods::handshakes(&target).await,
+            Self::Streams => swarm::streams(&target, &keypair).await,
+            Self::HalfRequests => swarm::half_requests(&target, &keypair).await,
+            Self::Oversize => swarm::oversize(&target, &keypair).await,
+            Self::Bombs => swarm::bombs(&target, &keypair).await,
+            Self::Nonsense => swarm::nonsense(&target, &keypair).await,
+            Self::Silence => swarm::answer(&target, &keypair, swarm::nothing).await,
+            Self::Lies => swarm::answer(&target, &keypair, swarm::lie).await,
+        }
+    }
+}
+
+/// Whom it is set on.
+#[derive(Clone, Debug)]
+struct Target {
+    peer: PeerId,
+    address: Multiaddr,
+}
