@@ -59,8 +59,9 @@ impl Offence {
             Self::Malformed { .. } => 20,
             // May be a frozen or a far machine, which has a few at once.
             Self::Stalled { .. } => 5,
-            // One may be a bad disk.
-            Self::Lie { count } => count.saturating_mul(60),
+            // Nothing is so plainly false. A bad disk can't be told from it, and is no better to talk to while it is bad;
+            // `shard` asks such a peer no more for an hour, so that there is seldom a second one to wait for.
+            Self::Lie { count } => count.saturating_mul(100),
             Self::Connections { count } => count.saturating_mul(5),
         }
     }

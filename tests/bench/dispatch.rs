@@ -21,7 +21,7 @@ use tokio::process::Command;
 use super::{Arguments, mesh::Mesh, report::Report};
 
 /// Nodes that work.
-const NODES: usize = 4;
+pub(crate) const NODES: usize = 4;
 /// Jobs, each with a task a node.
 const JOBS: u32 = 10;
 /// Questions to the worker.
@@ -31,7 +31,7 @@ const JOB_LIMIT: Duration = Duration::from_secs(60);
 /// Between two looks at a job.
 const LOOK: Duration = Duration::from_millis(20);
 /// Beats as in `testnet`, whose pauses and turns are short.
-const FLAGS: [&str; 4] = ["--heartbeat-interval", "1", "--heartbeat-timeout", "3.5"];
+pub(crate) const FLAGS: [&str; 4] = ["--heartbeat-interval", "1", "--heartbeat-timeout", "3.5"];
 
 const JOB: &str = r#"
 name = "bench"
@@ -54,9 +54,9 @@ storage_gb = 0.1
 
 /// Milliseconds after the submission.
 #[derive(Default)]
-struct Waits {
+pub(crate) struct Waits {
     /// Until the node asked for the process.
-    dispatched: Vec<f64>,
+    pub(crate) dispatched: Vec<f64>,
     /// Until the script's first line ran.
     began: Vec<f64>,
     /// Until `submit` returned: copies are held by others.
@@ -90,7 +90,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
 }
 
 /// Bundle, model and data of a job that does nothing.
-fn lay_out(directory: &Path) -> Result<()> {
+pub(crate) fn lay_out(directory: &Path) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let bundle = directory.join("bundle");
     fs::create_dir(&bundle)?;
@@ -106,7 +106,7 @@ fn lay_out(directory: &Path) -> Result<()> {
 }
 
 /// Submits the job and waits for its end.
-async fn one_job(directory: &Path, clients: &[Client], waits: &mut Waits) -> Result<JobId> {
+pub(crate) async fn one_job(directory: &Path, clients: &[Client], waits: &mut Waits) -> Result<JobId> {
     let submit = Submit { job_file: JOB.to_owned(), base_directory: directory.to_owned(), shards: None, copies: None };
     let (at, at_micros) = (clock::now(), clock::now_micros());
     let job = clients[0].submit(&submit).await?.job_id;

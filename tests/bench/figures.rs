@@ -6,9 +6,13 @@
 
 mod aggregation;
 mod dispatch;
+mod hostile;
+#[path = "../hostile/mod.rs"]
+mod hostile_peer;
 mod idle;
 mod mesh;
 mod node;
+mod prober;
 mod raw;
 mod report;
 mod shard;
@@ -33,6 +37,10 @@ struct Arguments {
     /// Which; all if none is named.
     #[arg(value_parser = ALL)]
     figures: Vec<String>,
+    /// Instead of the figures, what honest nodes feel of a hostile peer: of these attacks, or of all if none is named.
+    /// `scripts/hostile` calls this.
+    #[arg(long, num_args = 0.., value_parser = hostile::NAMES, conflicts_with = "figures")]
+    hostile: Option<Vec<String>>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -56,12 +64,16 @@ fn main() -> Result<()> {
     // The two ends of the raw stream are processes of their own, as nodes are.
     match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [raw::SERVE, bytes] => runtime.block_on(raw::serve(bytes.parse()?)),
+        [hostile::ATTACK, attack, address, secret] => runtime.block_on(hostile::attack(attack, address, secret)),
         [raw::FETCH, address] => runtime.block_on(raw::fetch(address.parse()?)),
         _ => runtime.block_on(measure(&Arguments::parse())),
     }
 }
 
 async fn measure(arguments: &Arguments) -> Result<()> {
+    if let Some(attacks) = &arguments.hostile {
+        return hostile::measure(arguments, attacks).await;
+    }
     let wanted = |name: &&&str| arguments.figures.is_empty() || arguments.figures.iter().any(|figure| figure == **name);
     let mut report = Report::new(arguments.json);
     for name in ALL.iter().filter(wanted) {

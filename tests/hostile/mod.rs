@@ -47,45 +47,6 @@ pub(crate) enum Attack {
 }
 
 impl Attack {
-    /// All there are.
-    pub(crate) const ALL: [Self; 12] = [
-        Self::GossipGarbage,
-        Self::GossipUseless,
-        Self::Connections,
-        Self::Identities,
-        Self::Handshakes,
-        Self::Streams,
-        Self::HalfRequests,
-        Self::Oversize,
-        Self::Bombs,
-        Self::Nonsense,
-        Self::Silence,
-        Self::Lies,
-    ];
-
-    /// What it is called on a command line and in a table.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::GossipGarbage => "gossip-garbage",
-            Self::GossipUseless => "gossip-useless",
-            Self::Connections => "connections",
-            Self::Identities => "identities",
-            Self::Handshakes => "handshakes",
-            Self::Streams => "streams",
-            Self::HalfRequests => "half-requests",
-            Self::Oversize => "oversize",
-            Self::Bombs => "bombs",
-            Self::Nonsense => "nonsense",
-            Self::Silence => "silence",
-            Self::Lies => "lies",
-        }
-    }
-
-    /// The one of this name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|attack| attack.name() == name)
-    }
-
     /// Attacks the node at `address` (with its peer id) as the peer of `secret`, for ever.
     pub(crate) async fn run(self, address: Multiaddr, secret: [u8; 32]) {
         let target = Target { peer: identity::peer_of(&address).expect("the address names its peer"), address };
