@@ -5,6 +5,7 @@
 //! [`mesh`] counts gossip; both report to [`crate::conduct`].
 #![allow(missing_docs, reason = "the derive writes an event enum without docs; each item written here has its own")]
 
+mod closing;
 pub mod gate;
 pub mod mesh;
 
@@ -22,10 +23,10 @@ use libp2p::{
 
 pub use libp2p::swarm::SwarmEvent;
 
-use self::{gate::Gate, mesh::Mesh};
+use self::{closing::Closing, gate::Gate, mesh::Mesh};
 use crate::{
     chain::rpc as ledger_rpc,
-    conduct::{self, Reporter},
+    conduct::{self, Offence, Reporter},
     executor, health,
     identity::Keypair,
     proof,
@@ -184,13 +185,13 @@ pub fn transport(
     if let Some(swarm_key) = swarm_key {
         let private = tcp.and_then(move |socket, _| PnetConfig::new(swarm_key).handshake(socket));
         let connection = private.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux::Config::default());
-        return Ok(connection.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))).boxed());
+        return Ok(connection.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer)))).boxed());
     }
     let tcp = tcp.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux::Config::default());
     let quic = quic::tokio::Transport::new(quic::Config::new(key));
     let either = tcp
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .or_transport(quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer))));
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer))))
+        .or_transport(quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer)))));
     Ok(either.map(|either, _| either.into_inner()).boxed())
 }
 
@@ -224,10 +225,10 @@ fn behaviour(
         autonat_server: autonat::v2::server::Behaviour::default(),
         relay,
         dcutr: dcutr::Behaviour::new(peer),
-        gossip: Metered::new(
+        gossip: Metered::of_connection(
             Mesh::new(config.gossip_heartbeat, config.reporter.clone())?,
-            "gossipsub",
             conduct::GOSSIP_STREAMS,
+            |count| Offence::GossipAgain { count },
             config.reporter.clone(),
         ),
         executor: Protocol::reporting(states.executor, config.reporter.clone()),

@@ -31,8 +31,8 @@ pub const GOSSIP_FRAMES: Budget = Budget { start: 400, burst: 4_000, per_minute:
 /// Gossip messages that this node forwards in all: less than a neighbour may send, so that whoever makes others talk too
 /// much can't have them cut off.
 pub const GOSSIP_FORWARDED: Budget = Budget { start: 500, burst: 500, per_minute: 6_000 };
-/// Gossip streams that a peer opens: one a connection, and again after an error.
-pub const GOSSIP_STREAMS: Budget = Budget { start: 8, burst: 8, per_minute: 6 };
+/// Gossip streams of one peer on one connection: one, and one more after an error of its own.
+pub const GOSSIP_STREAMS: u32 = 2;
 /// Questions on the routing table from one peer: a walk through it asks each peer once or twice.
 pub const KADEMLIA_STREAMS: Budget = Budget { start: 100, burst: 500, per_minute: 3_000 };
 /// Identify streams of one peer: one a connection, and one when its addresses change.

@@ -19,6 +19,17 @@ pub enum Offence {
         /// Streams over it.
         count: u32,
     },
+    /// Gossip streams begun again on a connection that stands: its messages were refused before they were read, as those
+    /// over the limit are.
+    GossipAgain {
+        /// Streams.
+        count: u32,
+    },
+    /// A signature that is not of who it says, on something that is no gossip.
+    Forged {
+        /// Which protocol.
+        protocol: &'static str,
+    },
     /// A message longer than the protocol's limit.
     Oversize {
         /// Which protocol.
@@ -54,6 +65,9 @@ impl Offence {
             Self::Gossip => 10,
             // The budget was generous already.
             Self::GossipFlood { count } | Self::Streams { count, .. } => *count,
+            // libp2p listens to no more than five of them on a connection.
+            Self::GossipAgain { count } => count.saturating_mul(25),
+            Self::Forged { .. } => 20,
             // The limit stands on the protocol's page. One may be a mistake in counting.
             Self::Oversize { .. } => 50,
             Self::Malformed { .. } => 20,
@@ -71,6 +85,7 @@ impl Offence {
         match self {
             Self::GossipFlood { count }
             | Self::Streams { count, .. }
+            | Self::GossipAgain { count }
             | Self::Lie { count }
             | Self::Connections { count } => *count,
             _ => 1,
@@ -83,6 +98,7 @@ impl Offence {
         match self {
             Self::GossipFlood { .. } => Self::GossipFlood { count: 0 },
             Self::Streams { protocol, .. } => Self::Streams { protocol, count: 0 },
+            Self::GossipAgain { .. } => Self::GossipAgain { count: 0 },
             Self::Lie { .. } => Self::Lie { count: 0 },
             Self::Connections { .. } => Self::Connections { count: 0 },
             other => other,
@@ -97,6 +113,8 @@ impl fmt::Display for Offence {
             Self::Gossip => f.write_str("invalid gossip message(s)"),
             Self::GossipFlood { .. } => f.write_str("gossip message(s) over the budget"),
             Self::Streams { protocol, .. } => write!(f, "stream(s) of {protocol} over the budget"),
+            Self::GossipAgain { .. } => f.write_str("gossip stream(s) begun again, as after a message over the limit"),
+            Self::Forged { protocol } => write!(f, "forged message(s) of {protocol}"),
             Self::Oversize { protocol } => write!(f, "message(s) of {protocol} over the limit"),
             Self::Malformed { protocol } => write!(f, "malformed message(s) of {protocol}"),
             Self::Stalled { protocol } => write!(f, "unfinished request(s) of {protocol}"),

@@ -100,6 +100,11 @@ pub enum Event {
         /// The signed beat, which anyone may put on the ledger.
         beat: Signed,
     },
+    /// A peer sent a beat that its node did not sign.
+    Forged {
+        /// Who.
+        peer: PeerId,
+    },
     /// A watched node gave no sign of life for three beats; probes are out.
     Suspected {
         /// Which.

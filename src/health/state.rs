@@ -201,7 +201,15 @@ impl State {
 /// The nodes that beat to this one.
 impl State {
     fn on_beat(&mut self, peer: PeerId, signed: Signed, now: Time) -> Result<(), String> {
-        let beat: Beat = signed.open().map_err(|error| error.to_string())?;
+        let beat: Beat = match signed.open() {
+            Ok(beat) => beat,
+            Err(error) => {
+                if error.is_forgery() && !signed.is_of_next_version::<Beat>() {
+                    self.emit(Event::Forged { peer });
+                }
+                return Err(error.to_string());
+            }
+        };
         if identity::node_key(&peer) != Some(beat.node) {
             return Err("a beat counts only from the node itself".into());
         }

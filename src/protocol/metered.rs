@@ -22,24 +22,45 @@ use crate::{
     conduct::{Buckets, Budget, Offence, Reporter},
 };
 
+/// What is too much.
+enum Limit {
+    /// Streams of one peer over a budget.
+    Budget { protocol: &'static str, streams: Buckets<PeerId> },
+    /// Streams on one connection over a number.
+    Connection { most: u32, offence: fn(u32) -> Offence },
+}
+
 /// A behaviour whose peers' streams are counted.
 pub struct Metered<B> {
     inner: B,
-    protocol: &'static str,
-    streams: Buckets<PeerId>,
+    limit: Limit,
     reporter: Reporter,
 }
 
 impl<B> Metered<B> {
     /// Reports who opens more streams of `protocol` than `budget` allows.
     pub fn new(inner: B, protocol: &'static str, budget: Budget, reporter: Reporter) -> Self {
-        Self { inner, protocol, streams: Buckets::new(budget), reporter }
+        Self { inner, limit: Limit::Budget { protocol, streams: Buckets::new(budget) }, reporter }
     }
 
-    fn on_opened(&mut self, peer: PeerId, streams: u32) {
-        let count = self.streams.take(&peer, streams, clock::now());
+    /// Reports as `offence` who opens more than `most` streams on one connection.
+    pub fn of_connection(inner: B, most: u32, offence: fn(u32) -> Offence, reporter: Reporter) -> Self {
+        Self { inner, limit: Limit::Connection { most, offence }, reporter }
+    }
+
+    fn on_opened(&mut self, peer: PeerId, streams: u32, before: u32) {
+        let (count, offence) = match &mut self.limit {
+            Limit::Budget { protocol, streams: left } => {
+                let count = left.take(&peer, streams, clock::now());
+                (count, Offence::Streams { protocol, count })
+            }
+            Limit::Connection { most, offence } => {
+                let count = (before + streams).saturating_sub(before.max(*most));
+                (count, offence(count))
+            }
+        };
         if count > 0 {
-            self.reporter.report(peer, Offence::Streams { protocol: self.protocol, count });
+            self.reporter.report(peer, offence);
         }
     }
 }
@@ -58,10 +79,13 @@ impl<B> DerefMut for Metered<B> {
     }
 }
 
-/// The handler of one connection, with the streams opened since the behaviour was told.
+/// The handler of one connection, with the streams that the peer opened on it.
 pub struct Counted<H> {
     inner: H,
+    /// Since the behaviour was told.
     opened: u32,
+    /// Before.
+    told: u32,
 }
 
 /// What a handler tells: its own words, or how many streams the peer opened.
@@ -69,8 +93,8 @@ pub struct Counted<H> {
 pub enum Told<E> {
     /// Its own.
     Own(E),
-    /// So many streams.
-    Opened(u32),
+    /// So many streams, and so many that were told before.
+    Opened(u32, u32),
 }
 
 impl<H: ConnectionHandler> ConnectionHandler for Counted<H> {
@@ -94,7 +118,8 @@ impl<H: ConnectionHandler> ConnectionHandler for Counted<H> {
         cx: &mut Context<'_>,
     ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, Self::OutboundOpenInfo, Self::ToBehaviour>> {
         if self.opened > 0 {
-            let told = Told::Opened(std::mem::take(&mut self.opened));
+            let told = Told::Opened(self.opened, self.told);
+            self.told = self.told.saturating_add(std::mem::take(&mut self.opened));
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(told));
         }
         self.inner.poll(cx).map(|event| event.map_custom(Told::Own))
@@ -145,7 +170,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Metered<B> {
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let inner = self.inner.handle_established_inbound_connection(id, peer, local, remote)?;
-        Ok(Counted { inner, opened: 0 })
+        Ok(Counted { inner, opened: 0, told: 0 })
     }
 
     fn handle_pending_outbound_connection(
@@ -167,7 +192,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Metered<B> {
         port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         let inner = self.inner.handle_established_outbound_connection(id, peer, address, role, port_use)?;
-        Ok(Counted { inner, opened: 0 })
+        Ok(Counted { inner, opened: 0, told: 0 })
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -177,7 +202,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Metered<B> {
     fn on_connection_handler_event(&mut self, peer: PeerId, id: ConnectionId, event: THandlerOutEvent<Self>) {
         match event {
             Told::Own(event) => self.inner.on_connection_handler_event(peer, id, event),
-            Told::Opened(streams) => self.on_opened(peer, streams),
+            Told::Opened(streams, before) => self.on_opened(peer, streams, before),
         }
     }
 

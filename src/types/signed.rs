@@ -58,6 +58,13 @@ pub enum SignedError {
     Speaker,
 }
 
+impl SignedError {
+    /// It is not of who it says.
+    pub fn is_forgery(&self) -> bool {
+        matches!(self, Self::Signer | Self::Signature | Self::Speaker)
+    }
+}
+
 impl Signed {
     /// Encodes and signs `object`.
     pub fn seal<T: SignedObject>(key: &SigningKey, object: &T) -> Self {

@@ -31,7 +31,7 @@ const JOBS: usize = 3;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Every attack, by its name.
-const ATTACKS: [(&str, Attack); 12] = [
+const ATTACKS: [(&str, Attack); 14] = [
     ("gossip-garbage", Attack::GossipGarbage),
     ("gossip-useless", Attack::GossipUseless),
     ("connections", Attack::Connections),
@@ -40,6 +40,8 @@ const ATTACKS: [(&str, Attack); 12] = [
     ("streams", Attack::Streams),
     ("half-requests", Attack::HalfRequests),
     ("oversize", Attack::Oversize),
+    ("oversize-gossip", Attack::OversizeGossip),
+    ("forgeries", Attack::Forgeries),
     ("bombs", Attack::Bombs),
     ("nonsense", Attack::Nonsense),
     ("silence", Attack::Silence),
@@ -47,8 +49,8 @@ const ATTACKS: [(&str, Attack); 12] = [
 ];
 
 /// The attacks' names, for the command line.
-pub(crate) const NAMES: [&str; 12] = {
-    let mut names = [""; 12];
+pub(crate) const NAMES: [&str; 14] = {
+    let mut names = [""; 14];
     let mut place = 0;
     while place < names.len() {
         names[place] = ATTACKS[place].0;

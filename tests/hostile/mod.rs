@@ -36,6 +36,10 @@ pub(crate) enum Attack {
     HalfRequests,
     /// A message one byte over its protocol's limit, of each.
     Oversize,
+    /// A gossip frame one byte over its limit.
+    OversizeGossip,
+    /// Beats that somebody else should have signed.
+    Forgeries,
     /// Heads that announce the longest message that a head can, of each protocol.
     Bombs,
     /// Bytes that are no message, as requests of each protocol.
@@ -60,6 +64,8 @@ impl Attack {
             Self::Streams => swarm::streams(&target, &keypair).await,
             Self::HalfRequests => swarm::half_requests(&target, &keypair).await,
             Self::Oversize => swarm::oversize(&target, &keypair).await,
+            Self::OversizeGossip => swarm::oversize_gossip(&target, &keypair).await,
+            Self::Forgeries => swarm::forgeries(&target, &keypair).await,
             Self::Bombs => swarm::bombs(&target, &keypair).await,
             Self::Nonsense => swarm::nonsense(&target, &keypair).await,
             Self::Silence => swarm::answer(&target, &keypair, swarm::nothing).await,

@@ -12,6 +12,7 @@ use atlas_node::{
         self,
         wire::{Request, Response, Slot},
     },
+    types::{SignatureBytes, Signed},
 };
 use bytes::Bytes;
 use futures::StreamExt;
@@ -35,6 +36,9 @@ const SLOWLY: Duration = Duration::from_millis(500);
 const MOST_STREAMS: usize = 100_000;
 /// Nothing is waited for longer.
 const FOR_EVER: Duration = Duration::from_secs(3_600);
+
+/// gossipsub, whose head is a number of seven bits a byte.
+const GOSSIPSUB: &str = "/meshsub/1.1.0";
 
 /// The protocols with the longest request of each.
 const PROTOCOLS: [(&str, usize); 6] = [
@@ -92,18 +96,15 @@ pub(super) fn builder<B: NetworkBehaviour>(keypair: &Keypair, behaviour: B) -> S
         .build()
 }
 
-/// Strikes with a request of every protocol again and again, and connects again when it is cut off.
-async fn strike(target: &Target, keypair: &Keypair, pause: Duration, blow: impl Fn(usize) -> Blow) {
-    let mut swarm = builder(keypair, Behaviour::new());
+/// Strikes with requests again and again, and connects again when it is cut off.
+async fn strike<B: NetworkBehaviour>(target: &Target, mut swarm: Swarm<B>, pause: Duration, blow: impl Fn(&mut B)) {
     let mut connected = false;
     loop {
         if !connected && swarm.dial(target.address.clone()).is_err() {
             tokio::time::sleep(AGAIN).await;
         }
         if connected {
-            for (carrier, (_, limit)) in swarm.behaviour_mut().carriers().into_iter().zip(PROTOCOLS) {
-                carrier.send_request(&target.peer, blow(limit));
-            }
+            blow(swarm.behaviour_mut());
         }
         let deadline = tokio::time::sleep(if connected { pause } else { AGAIN });
         tokio::pin!(deadline);
@@ -123,27 +124,67 @@ async fn strike(target: &Target, keypair: &Keypair, pause: Duration, blow: impl 
     }
 }
 
+/// The same with one request of each protocol.
+async fn strike_all(target: &Target, keypair: &Keypair, pause: Duration, blow: impl Fn(usize) -> Blow) {
+    strike(target, builder(keypair, Behaviour::new()), pause, |behaviour| {
+        for (carrier, (_, limit)) in behaviour.carriers().into_iter().zip(PROTOCOLS) {
+            carrier.send_request(&target.peer, blow(limit));
+        }
+    })
+    .await;
+}
+
 pub(super) async fn streams(target: &Target, keypair: &Keypair) {
-    strike(target, keypair, PAUSE, |_| Blow { bytes: Vec::new(), unfinished: true }).await;
+    strike_all(target, keypair, PAUSE, |_| Blow { bytes: Vec::new(), unfinished: true }).await;
 }
 
 pub(super) async fn half_requests(target: &Target, keypair: &Keypair) {
     let half = |limit: usize| Blow { bytes: framed(limit, limit / 2), unfinished: true };
-    strike(target, keypair, SLOWLY / 10, half).await;
+    strike_all(target, keypair, SLOWLY / 10, half).await;
 }
 
 pub(super) async fn oversize(target: &Target, keypair: &Keypair) {
     let over = |limit: usize| Blow { bytes: framed(limit + 1, limit + 1), unfinished: false };
-    strike(target, keypair, SLOWLY, over).await;
+    strike_all(target, keypair, SLOWLY, over).await;
+}
+
+/// The one protocol whose frames are not ours.
+pub(super) async fn oversize_gossip(target: &Target, keypair: &Keypair) {
+    let config = request_response::Config::default().with_request_timeout(FOR_EVER);
+    let carrier = Carrier::with_codec(Codec, [(StreamProtocol::new(GOSSIPSUB), ProtocolSupport::Outbound)], config);
+    let (mut bytes, mut rest) = (Vec::new(), MAX_MESSAGE + ENVELOPE + 1);
+    while rest > 0 {
+        let more = if rest > 0x7f { 0x80 } else { 0 };
+        bytes.push(u8::try_from(rest & 0x7f).expect("seven bits") | more);
+        rest >>= 7;
+    }
+    bytes.resize(bytes.len() + MAX_MESSAGE + ENVELOPE + 1, 0x55);
+    let blow = Blow { bytes, unfinished: true };
+    strike(target, builder(keypair, carrier), SLOWLY, |carrier| {
+        carrier.send_request(&target.peer, blow.clone());
+    })
+    .await;
 }
 
 pub(super) async fn bombs(target: &Target, keypair: &Keypair) {
-    strike(target, keypair, SLOWLY, |_| Blow { bytes: framed(u32::MAX as usize, 64), unfinished: true }).await;
+    strike_all(target, keypair, SLOWLY, |_| Blow { bytes: framed(u32::MAX as usize, 64), unfinished: true }).await;
 }
 
 pub(super) async fn nonsense(target: &Target, keypair: &Keypair) {
     let nonsense = Blow { bytes: [&16_u32.to_be_bytes()[..], &[0xff; 16]].concat(), unfinished: false };
-    strike(target, keypair, SLOWLY, move |_| nonsense.clone()).await;
+    strike_all(target, keypair, SLOWLY, move |_| nonsense.clone()).await;
+}
+
+/// Beats of somebody else.
+pub(super) async fn forgeries(target: &Target, keypair: &Keypair) {
+    let signer = Keypair::from_secret(&[7; 32]).node_key();
+    let signed = Signed { body: vec![0xa0], signer, signature: SignatureBytes([7; 64]) };
+    let bytes = health::wire::Request::Beat(signed).encode().concat();
+    let framed = [&u32::try_from(bytes.len()).expect("it is short").to_be_bytes(), &bytes[..]].concat();
+    strike(target, builder(keypair, Behaviour::new()), SLOWLY, |behaviour| {
+        behaviour.health.send_request(&target.peer, Blow { bytes: framed.clone(), unfinished: false });
+    })
+    .await;
 }
 
 /// A head that announces so much, and so much of it.

@@ -4,6 +4,7 @@ use super::{Coordinator, Output, Pending};
 use crate::{
     api::{NodeEvent, views::peer_text},
     chain::wire::Message,
+    conduct::Offence,
     gossip::{StatusChange, TOPIC_HEARTBEAT},
     health::{self, Event},
     network,
@@ -15,6 +16,7 @@ impl Coordinator {
         match event {
             Event::BeatDue(beat) => self.on_beat_due(&beat),
             Event::BeatHeard { .. } => {}
+            Event::Forged { peer } => self.on_offence(peer, Offence::Forged { protocol: health::wire::PROTOCOL }),
             Event::Departed => self.on_departed(),
             Event::Suspected { node } => tracing::info!(node = %peer_text(&node), "suspected: its beats stopped"),
             Event::Cleared { node } => tracing::info!(node = %peer_text(&node), "alive after all"),

@@ -4,13 +4,16 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use atlas_node::{
     chain::{ledger::Parameters, rpc},
+    conduct::{self, Budget, Offence},
     executor, gossip, health, proof,
-    protocol::State,
+    protocol::{State, frame},
     shard,
+    swarm::{gate, mesh},
 };
 
 use super::{registry, vectors};
@@ -104,6 +107,74 @@ fn the_page_on_the_mesh_names_every_protocol_and_topic() {
     for topic in [gossip::TOPIC_JOBS, gossip::TOPIC_ASSIGN, gossip::TOPIC_ROLLBACK, gossip::TOPIC_HEARTBEAT] {
         assert!(page.contains(&format!("| `{topic}` |")), "network.md does not name {topic}");
     }
+}
+
+#[test]
+fn the_page_on_the_mesh_says_what_a_peer_is_cut_off_for() {
+    let page = read_page("network");
+    let protocol = "";
+    let offences = [
+        Offence::Gossip,
+        Offence::GossipFlood { count: 1 },
+        Offence::GossipAgain { count: 1 },
+        Offence::Streams { protocol, count: 1 },
+        Offence::Oversize { protocol },
+        Offence::Malformed { protocol },
+        Offence::Forged { protocol },
+        Offence::Stalled { protocol },
+        Offence::Lie { count: 1 },
+        Offence::Connections { count: 1 },
+    ];
+    let rows = page.split("| offence | points |").nth(1).unwrap().lines().skip(2);
+    let points: Vec<u32> = rows.map_while(|row| row.trim_end_matches(" |").rsplit_once("| ")?.1.parse().ok()).collect();
+    assert_eq!(points, offences.map(|offence| offence.points()), "in the page's order");
+
+    let seconds = |time: Duration| thousands(usize::try_from(time.as_secs()).unwrap());
+    let mut said = vec![
+        format!("At {} points (`CUT_OFF_AT`)", conduct::CUT_OFF_AT),
+        format!("{} s (`FIRST_CUT_OFF`)", seconds(conduct::FIRST_CUT_OFF)),
+        format!("{} s (`LONGEST_CUT_OFF`)", seconds(conduct::LONGEST_CUT_OFF)),
+        format!("{} s without (`FORGET_REPEATS`)", seconds(conduct::FORGET_REPEATS)),
+        format!("{} point a second (`POINTS_FORGOTTEN`)", conduct::POINTS_FORGOTTEN),
+        format!("had {} (`GOSSIP_STREAMS`)", conduct::GOSSIP_STREAMS),
+        format!("at most {} (`MAX_TOPICS_OF_PEER`)", mesh::MAX_TOPICS_OF_PEER),
+        format!("| `MAX_ESTABLISHED_PER_PEER` | {} connections |", gate::MAX_ESTABLISHED_PER_PEER),
+        format!("| `MAX_PENDING` | {} handshakes", gate::MAX_PENDING),
+        format!("| `MAX_PENDING_PER_ADDRESS` | {} incoming", gate::MAX_PENDING_PER_ADDRESS),
+        format!("| `STALL` | {} s ", seconds(frame::STALL)),
+        format!(
+            "| `MAX_READING` | {} MiB of requests over {} KiB (`SHORT`)",
+            frame::MAX_READING >> 20,
+            frame::SHORT >> 10
+        ),
+    ];
+    let budgets = [
+        ("GOSSIP", conduct::GOSSIP),
+        ("GOSSIP_FRAMES", conduct::GOSSIP_FRAMES),
+        ("GOSSIP_FORWARDED", conduct::GOSSIP_FORWARDED),
+        (health::State::PROTOCOL, health::State::STREAMS),
+        (executor::State::PROTOCOL, executor::State::STREAMS),
+        (executor::inference::State::PROTOCOL, executor::inference::State::STREAMS),
+        (proof::State::PROTOCOL, proof::State::STREAMS),
+        (shard::State::PROTOCOL, shard::State::STREAMS),
+        (rpc::State::PROTOCOL, rpc::State::STREAMS),
+        ("KADEMLIA_STREAMS", conduct::KADEMLIA_STREAMS),
+        ("IDENTIFY_STREAMS", conduct::IDENTIFY_STREAMS),
+        ("CONNECTIONS", conduct::CONNECTIONS),
+        ("CONNECTIONS_OF_ADDRESS", conduct::CONNECTIONS_OF_ADDRESS),
+    ];
+    let table = page.split("| budget | of |").nth(1).unwrap();
+    for (name, Budget { start, burst, per_minute }) in budgets {
+        let row = table.lines().find(|row| row.starts_with(&format!("| `{name}` |"))).unwrap_or_default();
+        let numbers = [start, burst, per_minute].map(|number| thousands(number as usize)).join(" | ");
+        assert!(row.ends_with(&format!("| {numbers} |")), "network.md: `{name}` is {numbers}, not {row}");
+    }
+    assert!(
+        conduct::GOSSIP_FORWARDED.per_minute < conduct::GOSSIP.per_minute,
+        "who forwards must not look like a flood"
+    );
+    said.retain(|words| !page.contains(words));
+    assert!(said.is_empty(), "network.md does not say {said:?}");
 }
 
 fn row<S: State>() -> String {

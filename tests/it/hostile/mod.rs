@@ -171,6 +171,18 @@ async fn a_peer_whose_messages_are_a_byte_too_long_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_gossip_is_a_byte_too_long_is_cut_off() {
+    let reason = Siege::begin(Attack::OversizeGossip).await.fails().await;
+    assert!(reason.contains("gossip stream(s) begun again, as after a message over the limit"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_forges_the_beats_of_another_is_cut_off() {
+    let reason = Siege::begin(Attack::Forgeries).await.fails().await;
+    assert!(reason.contains("forged message(s) of /atlas/health/1"), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_announces_messages_of_four_gigabytes_is_cut_off() {
     let reason = Siege::begin(Attack::Bombs).await.fails().await;
     assert!(reason.contains("over the limit"), "{reason}");
