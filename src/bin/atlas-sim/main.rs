@@ -1,6 +1,7 @@
 //! `atlas-sim`: runs scenarios of `simulations/` under virtual time.
 
 mod mesh;
+mod table;
 
 use std::{
     collections::BTreeSet,
@@ -63,6 +64,16 @@ enum Command {
         #[arg(long)]
         jobs: Option<usize>,
     },
+    /// Run scenarios, each with its own seed, and print a line of a table for each; one that comes out otherwise than it was
+    /// accepted is an error.
+    Table {
+        /// The scenarios (simulations/*.toml).
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Write what comes out into the files, as accepted from now on.
+        #[arg(long)]
+        accept: bool,
+    },
     /// Hand the parts of nodes what they were told in recordings (`atlas-node start --record`), and compare what they say.
     Replay {
         /// A directory with recordings, or with one directory a node.
@@ -86,6 +97,8 @@ enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("the swarms could not be measured")]
     Mesh(#[from] mesh::Error),
+    #[error("{path} can't be written")]
+    Write { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Replay(#[from] replay::Error),
     #[error("{path} is no scenario")]
@@ -114,6 +127,7 @@ fn act(command: Command) -> Result<bool, Error> {
         Command::Run { file, seed, faults } => run_once(&file, seed, faults),
         Command::Twice { file, seed } => run_twice(&file, seed),
         Command::Search { file, seeds, first, jobs } => run_many(&file, seeds, first, jobs),
+        Command::Table { files, accept } => table::print(&files, accept),
         Command::Replay { directory, key } => replay_all(&directory, key.as_deref()),
         Command::Swarm { nodes } => {
             print!("{}", mesh::measure(nodes)?);
