@@ -71,6 +71,7 @@
 //! | [`ipfs`] | an external Kubo daemon, asked only to pin |
 //! | [`gossip`] | what nodes tell everybody |
 //! | [`conduct`] | what peers do that no honest one does, and who is cut off for it |
+//! | [`record`] | what the deciding parts were told and said, to be replayed |
 //! | [`swarm`], [`node`] | the root behaviour, the event loop, the coordinator |
 //! | [`api`], [`submit`], [`config`], [`cli`] | what an operator and a researcher touch |
 //!
@@ -127,6 +128,7 @@ pub mod network;
 pub mod node;
 pub mod proof;
 pub mod protocol;
+pub mod record;
 pub mod recovery;
 pub mod resource;
 pub mod round;

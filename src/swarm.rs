@@ -31,6 +31,7 @@ use crate::{
     identity::Keypair,
     proof,
     protocol::{behaviour::Behaviour as Protocol, metered::Metered},
+    record::Recording,
     shard,
 };
 
@@ -63,6 +64,8 @@ pub struct Config {
     pub block: Vec<PeerId>,
     /// Where misbehaviour is told.
     pub reporter: Reporter,
+    /// Where what the states are told is written down.
+    pub recording: Option<Recording>,
 }
 
 /// The states of the protocols, to be put into the swarm.
@@ -231,13 +234,17 @@ fn behaviour(
             |count| Offence::GossipAgain { count },
             config.reporter.clone(),
         ),
-        executor: Protocol::reporting(states.executor, config.reporter.clone()),
-        inference: Protocol::reporting(states.inference, config.reporter.clone()),
-        health: Protocol::reporting(states.health, config.reporter.clone()),
-        proof: Protocol::reporting(states.proof, config.reporter.clone()),
-        shard: Protocol::reporting(states.shard, config.reporter.clone()),
-        ledger_rpc: Protocol::reporting(states.ledger_rpc, config.reporter.clone()),
+        executor: watched(states.executor, config),
+        inference: watched(states.inference, config),
+        health: watched(states.health, config),
+        proof: watched(states.proof, config),
+        shard: watched(states.shard, config),
+        ledger_rpc: watched(states.ledger_rpc, config),
     })
+}
+
+fn watched<S: crate::protocol::State>(state: S, config: &Config) -> Protocol<S> {
+    Protocol::watched(state, config.reporter.clone(), config.recording.as_ref())
 }
 
 fn blocked(peers: &[PeerId]) -> block_list::Behaviour<block_list::BlockedPeers> {

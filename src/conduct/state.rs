@@ -67,10 +67,11 @@ impl Record {
 
     fn count(&mut self, offence: Offence) {
         self.points += u64::from(offence.points()) * POINT;
+        let more = offence.count();
         let kind = offence.kind();
         if self.kinds.contains_key(&kind) || self.kinds.len() < MAX_KINDS {
             let count = self.kinds.entry(kind).or_default();
-            *count = count.saturating_add(offence.count());
+            *count = count.saturating_add(more);
         }
     }
 
@@ -190,9 +191,9 @@ mod tests {
     #[test]
     fn a_peer_is_cut_off_at_its_limit_with_all_that_it_did_as_the_reason() {
         let mut state = State::default();
-        assert_eq!(state.offend(peer(1), Offence::Malformed { protocol: PROTOCOL }, NOW), None);
+        assert_eq!(state.offend(peer(1), Offence::Malformed { protocol: PROTOCOL.into() }, NOW), None);
         assert_eq!(
-            state.offend(peer(2), Offence::Oversize { protocol: PROTOCOL }, NOW),
+            state.offend(peer(2), Offence::Oversize { protocol: PROTOCOL.into() }, NOW),
             None,
             "another's are another's"
         );
@@ -211,7 +212,11 @@ mod tests {
         let mut state = State::default();
         for minute in 0..1_000 {
             let at = NOW + seconds(60 * minute);
-            assert_eq!(state.offend(peer(1), Offence::Oversize { protocol: PROTOCOL }, at), None, "one a minute");
+            assert_eq!(
+                state.offend(peer(1), Offence::Oversize { protocol: PROTOCOL.into() }, at),
+                None,
+                "one a minute"
+            );
         }
     }
 

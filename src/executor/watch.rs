@@ -242,7 +242,7 @@ impl Watcher {
             }
         };
         if self.run.tail.is_over_limit() {
-            self.kill(Killed::Output { what: "the events file", limit: events::MAX_EVENTS }).await;
+            self.kill(Killed::Output { what: "the events file".into(), limit: events::MAX_EVENTS }).await;
             return false;
         }
         let any = !said.is_empty();
@@ -342,7 +342,7 @@ impl Watcher {
         let limit = process::storage_limit(&self.spec.resources);
         let written = blocking(move || Ok(work.written())).await.unwrap_or(0);
         if written > limit {
-            self.kill(Killed::Output { what: "what it wrote", limit }).await;
+            self.kill(Killed::Output { what: "what it wrote".into(), limit }).await;
         }
     }
 

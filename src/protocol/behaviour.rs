@@ -22,13 +22,14 @@ use libp2p::{
 use tokio::time::Sleep;
 
 use super::{
-    Action, RequestId, ResponseToken, SendError, State,
+    Action, Call, RequestId, ResponseToken, SendError, State,
     frame::{Codec, Fault, Incoming},
     metered::Metered,
 };
 use crate::{
     clock,
     conduct::{Offence, Reporter},
+    record::{Recorder, Recording},
     types::Time,
 };
 
@@ -45,16 +46,18 @@ pub struct Behaviour<S: State> {
     /// When it fires, and the timer itself.
     timer: Option<(Time, Pin<Box<Sleep>>)>,
     waker: Option<Waker>,
+    recorder: Option<Recorder>,
 }
 
 impl<S: State> Behaviour<S> {
-    /// The shim around `state`, which tells nobody of bad messages.
+    /// The shim around `state`, which tells nobody of bad messages and is not recorded.
     pub fn new(state: S) -> Self {
-        Self::reporting(state, Reporter::silent())
+        Self::watched(state, Reporter::silent(), None)
     }
 
-    /// The shim around `state`, which reports peers that send what is no message, or too much.
-    pub fn reporting(state: S, reporter: Reporter) -> Self {
+    /// The shim around `state`, which reports peers that send what is no message, or too much. What it tells the state,
+    /// and hears, goes into `recording`.
+    pub fn watched(state: S, reporter: Reporter, recording: Option<&Recording>) -> Self {
         let config = request_response::Config::default()
             .with_request_timeout(Duration::from_millis(S::TIMEOUT_MILLIS))
             .with_max_concurrent_streams(S::MAX_STREAMS);
@@ -70,15 +73,33 @@ impl<S: State> Behaviour<S> {
             next_token: 0,
             timer: None,
             waker: None,
+            recorder: recording.map(|recording| recording.of(S::PROTOCOL)),
         }
     }
 
     /// Tells the state something.
     pub fn handle(&mut self, input: S::Input) {
-        self.state.handle(input, clock::now());
+        self.call(Call::Told(input), clock::now());
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    fn call(&mut self, call: Call<S>, now: Time) {
+        if let Some(recorder) = &self.recorder {
+            recorder.input(now, &call);
+        }
+        call.apply(&mut self.state, now);
+    }
+
+    fn next_action(&mut self) -> Option<Action<S>> {
+        let action = self.state.poll_action();
+        match (&self.recorder, &action) {
+            (Some(recorder), Some(action)) => recorder.output(action),
+            (Some(recorder), None) => recorder.settled(self.state.poll_timeout()),
+            (None, _) => {}
+        }
+        action
     }
 
     /// The state, to be looked at.
@@ -88,7 +109,7 @@ impl<S: State> Behaviour<S> {
 
     /// Does what the state wants until it wants nothing; `Some` at an event for the coordinator.
     fn drain_state(&mut self) -> Option<S::Event> {
-        while let Some(action) = self.state.poll_action() {
+        while let Some(action) = self.next_action() {
             match action {
                 Action::Request { peer, id, request } => {
                     let outbound = self.carrier.send_request(&peer, Incoming::Good(request));
@@ -103,7 +124,7 @@ impl<S: State> Behaviour<S> {
 
     fn respond(&mut self, token: ResponseToken, response: S::Response) {
         let Some((inbound, channel)) = self.received.remove(&token) else {
-            return self.state.on_answered(token, clock::now());
+            return self.call(Call::Sent(token), clock::now());
         };
         self.answering.insert(inbound, token);
         // A failure means that the peer is gone, which the carrier reports by itself.
@@ -115,9 +136,9 @@ impl<S: State> Behaviour<S> {
         tracing::debug!(%peer, protocol = S::PROTOCOL, %fault, "a message was refused");
         let protocol = S::PROTOCOL;
         let offence = match fault {
-            Fault::Oversize { .. } => Offence::Oversize { protocol },
-            Fault::Decode(error) if !error.unknown => Offence::Malformed { protocol },
-            Fault::Stalled { .. } => Offence::Stalled { protocol },
+            Fault::Oversize { .. } => Offence::Oversize { protocol: protocol.into() },
+            Fault::Decode(error) if !error.unknown => Offence::Malformed { protocol: protocol.into() },
+            Fault::Stalled { .. } => Offence::Stalled { protocol: protocol.into() },
             // A newer version's word, a line that broke, our own want of memory: nobody's fault.
             Fault::Decode(_) | Fault::Cut { .. } | Fault::Busy => return,
         };
@@ -140,11 +161,11 @@ impl<S: State> Behaviour<S> {
                 let token = ResponseToken(self.next_token);
                 self.next_token += 1;
                 self.received.insert(token, (request_id, channel));
-                self.state.on_request(peer, token, request, now);
+                self.call(Call::Requested { peer, token, request }, now);
             }
             request_response::Event::Message { peer, message: Carried::Response { request_id, response }, .. } => {
                 if let Some(id) = self.sent.remove(&request_id) {
-                    self.state.on_response(peer, id, Ok(response), now);
+                    self.call(Call::Answered { peer, id, result: Ok(response) }, now);
                 }
             }
             request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
@@ -154,7 +175,7 @@ impl<S: State> Behaviour<S> {
                     self.on_fault(peer, fault);
                 }
                 if let Some(id) = self.sent.remove(&request_id) {
-                    self.state.on_response(peer, id, Err(send_error(error)), now);
+                    self.call(Call::Answered { peer, id, result: Err(send_error(error)) }, now);
                 }
             }
             request_response::Event::InboundFailure { peer, request_id, error, .. } => {
@@ -170,7 +191,7 @@ impl<S: State> Behaviour<S> {
 
     fn on_answered(&mut self, inbound: InboundRequestId, now: Time) {
         if let Some(token) = self.answering.remove(&inbound) {
-            self.state.on_answered(token, now);
+            self.call(Call::Sent(token), now);
         }
     }
 
@@ -193,7 +214,7 @@ impl<S: State> Behaviour<S> {
         self.timer = None;
         let now = clock::now();
         // The two clocks round differently: the state is never called before its time.
-        self.state.on_timeout(now.max(at));
+        self.call(Call::Due, now.max(at));
         true
     }
 }
@@ -260,10 +281,10 @@ impl<S: State> NetworkBehaviour for Behaviour<S> {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match &event {
             FromSwarm::ConnectionEstablished(established) if established.other_established == 0 => {
-                self.state.on_connected(established.peer_id, clock::now());
+                self.call(Call::Connected(established.peer_id), clock::now());
             }
             FromSwarm::ConnectionClosed(closed) if closed.remaining_established == 0 => {
-                self.state.on_disconnected(closed.peer_id, clock::now());
+                self.call(Call::Disconnected(closed.peer_id), clock::now());
             }
             _ => {}
         }

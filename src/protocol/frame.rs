@@ -216,10 +216,12 @@ mod tests {
 
     use futures::{executor::block_on, io::Cursor};
 
+    use serde::{Deserialize, Serialize};
+
     use super::*;
 
     /// Bytes of no meaning, up to three times the first step.
-    #[derive(Debug, PartialEq)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Blob(Bytes);
 
     impl Message for Blob {

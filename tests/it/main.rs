@@ -9,3 +9,4 @@ mod hostile;
 #[path = "../hostile/mod.rs"]
 mod hostile_peer;
 mod interop;
+mod scenarios;

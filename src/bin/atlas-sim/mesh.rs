@@ -198,6 +198,7 @@ fn start(index: usize) -> Result<Node, Error> {
     let keypair = Keypair::from_secret(&Digest::of(&(index as u64).to_be_bytes()).0);
     let config = swarm::Config {
         reporter: atlas_node::conduct::Reporter::silent(),
+        recording: None,
         mdns: false,
         upnp: false,
         swarm_key: None,

@@ -14,13 +14,14 @@ use atlas_node::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 use libp2p::{PeerId, Swarm, SwarmBuilder, noise, swarm::SwarmEvent, tcp, yamux};
+use serde::{Deserialize, Serialize};
 
 use super::cbor::Cbor;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Bytes that nobody here looks into.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Raw(Vec<u8>);
 
 impl Message for Raw {

@@ -16,6 +16,7 @@ mod control;
 mod kills;
 pub(crate) mod lab;
 pub(crate) mod node;
+mod recorded;
 mod refusals;
 mod storm;
 mod trace;
