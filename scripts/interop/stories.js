@@ -204,10 +204,10 @@ async function lie ({ peer, remote, signal, ready, options }) {
 
   await until('the node fetches the block that is wrong', signal, () => peer.shards.given.get(name))
   const answer = await until('a liar is served no more', signal, async () => {
-    const answer = await peer.shards.ask(remote, { is: 'get', budget: 1, cids: [NOTHING] })
-    return answer.is === 'refused' ? answer : undefined
+    const answer = await peer.shards.ask(remote, { is: 'get', budget: 1, cids: [NOTHING] }).catch(error => ({ is: 'cut off', error }))
+    return ['refused', 'cut off'].includes(answer.is) ? answer : undefined
   })
-  expect(answer.reason === 'banned', `it is told why, not: ${answer.reason}`)
+  expect(answer.is === 'cut off' || answer.reason === 'banned', `a liar is banned or cut off, not: ${answer.reason}`)
   return { cid: dag.root, wrong: name, times: peer.shards.given.get(name) }
 }
 

@@ -25,12 +25,13 @@ pub use state::{
 
 /// Gossip messages from one neighbour, duplicates included. A network of a thousand nodes in one job's round says about
 /// thirty a second; a check costs a tenth of a millisecond, so this many take a fiftieth of a core.
-pub const GOSSIP: Budget = Budget { start: 100, burst: 1_000, per_minute: 12_000 };
+pub const GOSSIP: Budget = Budget { start: 300, burst: 1_000, per_minute: 12_000 };
 /// Gossip frames from one neighbour, most of which carry no message: who has what, who wants what.
 pub const GOSSIP_FRAMES: Budget = Budget { start: 400, burst: 4_000, per_minute: 24_000 };
-/// Gossip messages that this node forwards in all: less than a neighbour may send, so that whoever makes others talk too
-/// much can't have them cut off.
-pub const GOSSIP_FORWARDED: Budget = Budget { start: 500, burst: 500, per_minute: 6_000 };
+/// Gossip messages that this node forwards in all: half of what any neighbour takes from it, a new one too, so that neither
+/// somebody who makes it talk nor half of a network that vanishes at once can have it cut off. What is left out stands on
+/// the ledger.
+pub const GOSSIP_FORWARDED: Budget = Budget { start: 150, burst: 150, per_minute: 6_000 };
 /// Gossip streams of one peer on one connection: one, and one more after an error of its own.
 pub const GOSSIP_STREAMS: u32 = 2;
 /// Questions on the routing table from one peer: a walk through it asks each peer once or twice.

@@ -67,12 +67,12 @@ impl Offence {
             Self::Gossip => 10,
             // The budget was generous already.
             Self::GossipFlood { count } | Self::Streams { count, .. } => *count,
-            // libp2p listens to no more than five of them on a connection.
-            Self::GossipAgain { count } => count.saturating_mul(25),
-            Self::Forged { .. } => 20,
-            // The limit stands on the protocol's page. One may be a mistake in counting.
-            Self::Oversize { .. } => 50,
-            Self::Malformed { .. } => 20,
+            // libp2p listens to no more than five of them on a connection: three are too many.
+            Self::GossipAgain { count } => count.saturating_mul(40),
+            // Each is refused at little cost, and whoever writes an implementation of their own sends a few: what counts is
+            // that they go on.
+            Self::Oversize { .. } | Self::Forged { .. } => 10,
+            Self::Malformed { .. } => 5,
             // May be a frozen or a far machine, which has a few at once.
             Self::Stalled { .. } => 5,
             // Nothing is so plainly false. A bad disk can't be told from it, and is no better to talk to while it is bad;

@@ -192,15 +192,11 @@ mod tests {
     fn a_peer_is_cut_off_at_its_limit_with_all_that_it_did_as_the_reason() {
         let mut state = State::default();
         assert_eq!(state.offend(peer(1), Offence::Malformed { protocol: PROTOCOL.into() }, NOW), None);
-        assert_eq!(
-            state.offend(peer(2), Offence::Oversize { protocol: PROTOCOL.into() }, NOW),
-            None,
-            "another's are another's"
-        );
-        assert_eq!(state.offend(peer(1), Offence::GossipFlood { count: 40 }, NOW), None);
-        let cut_off = state.offend(peer(1), Offence::GossipFlood { count: 40 }, NOW).unwrap();
+        assert_eq!(state.offend(peer(2), Offence::GossipFlood { count: 99 }, NOW), None, "another's are another's");
+        assert_eq!(state.offend(peer(1), Offence::GossipFlood { count: 50 }, NOW), None);
+        let cut_off = state.offend(peer(1), Offence::GossipFlood { count: 50 }, NOW).unwrap();
         assert_eq!((cut_off.peer, cut_off.until, cut_off.times), (peer(1), NOW + FIRST_CUT_OFF, 1));
-        assert!(cut_off.why.contains("80 gossip message(s) over the budget"), "{}", cut_off.why);
+        assert!(cut_off.why.contains("100 gossip message(s) over the budget"), "{}", cut_off.why);
         assert!(cut_off.why.contains("1 malformed message(s) of /atlas/health/1"), "{}", cut_off.why);
         assert_eq!(state.cut_off(), [cut_off]);
         assert_eq!(state.offend(peer(1), Offence::Lie { count: 9 }, NOW), None, "once is enough");

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use atlas_node::{
     chain::rpc,
-    executor, health,
+    executor,
+    gossip::{ENVELOPE, MAX_MESSAGE},
+    health,
     identity::Keypair,
     proof,
     protocol::{Message, State},

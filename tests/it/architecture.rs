@@ -165,6 +165,7 @@ fn arrows_point_down_from_the_command_line_to_the_values() {
     let forbidden: &[(&str, &[&str], &str)] = &[
         ("types", &["*"], "values know nobody but the codec"),
         ("codec", &["*"], "the codec knows nobody"),
+        ("conduct", &["*"], "who counts misbehaviour knows nobody but the values"),
         ("protocol", &["node", "cli", "config", "api", "swarm", "sim", "chain"], "the shim knows no policy"),
         ("store", &["node", "cli", "config", "api", "swarm", "sim"], "edges are below the node"),
         ("chain", &["node", "cli", "config", "api", "swarm", "sim"], "the ledger is below the node"),
@@ -186,7 +187,9 @@ fn arrows_point_down_from_the_command_line_to_the_values() {
             continue;
         };
         for import in imports(&source) {
-            let allowed = import == source.module() || (source.module() == "types" && import == "codec");
+            let allowed = import == source.module()
+                || (source.module() == "types" && import == "codec")
+                || (source.module() == "conduct" && import == "types");
             if !allowed && (below.contains(&"*") || below.contains(&import.as_str())) {
                 complaints.push(format!("src/{} imports `crate::{import}`: {reason}", source.path));
             }
@@ -205,11 +208,13 @@ fn the_swarm_is_owned_by_the_event_loop_alone() {
                 "only swarm.rs and the event loop hold it",
             ));
         }
-        let speaks_swarm = ["swarm.rs", "protocol/behaviour.rs", "node/event_loop.rs"].contains(&source.path.as_str());
+        let speaks_swarm = ["swarm.rs", "protocol/behaviour.rs", "protocol/metered.rs", "node/event_loop.rs"]
+            .contains(&source.path.as_str())
+            || source.path.starts_with("swarm/");
         if !speaks_swarm {
             complaints.extend(source.complain(
                 &["libp2p::swarm", "libp2p_swarm"],
-                "libp2p's swarm types stay in protocol/behaviour.rs, swarm.rs and the event loop",
+                "libp2p's swarm types stay in protocol/, swarm.rs and its parts, and the event loop",
             ));
         }
     }

@@ -363,5 +363,6 @@ async fn a_liar_is_found_out_and_who_comes_later_with_the_truth_is_asked() {
     assert!(fs::read(&to).unwrap() == fs::read(&file).unwrap(), "the node wrote other bytes");
     let log = fs::read_to_string(meeting.lab.path().join("host.log")).unwrap();
     assert!(log.contains("sent bytes that are not what they were asked for as"), "{log}");
+    assert!(log.contains("a peer is cut off") && log.contains("not what their name says"), "{log}");
     until("the liar is gone", START, async || client.peers().await.unwrap().is_empty().then_some(())).await;
 }
