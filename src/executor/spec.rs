@@ -172,7 +172,7 @@ pub enum FailureKind {
     OutOfMemory,
     /// It was silent for too long.
     Stalled,
-    /// It wrote more than it may.
+    /// It wrote more, or started more processes, than it may.
     OutputLimit,
     /// It could not be started: inputs, bundle or launcher.
     Launch,

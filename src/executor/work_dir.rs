@@ -13,7 +13,12 @@ use std::{
 
 use rustix::fs::{CWD, Mode as Permissions, OFlags, ResolveFlags, openat2, renameat};
 
-use super::{FailureFile, RunSpec, edge::ProcessId, gradient};
+use super::{
+    FailureFile, RunSpec,
+    edge::ProcessId,
+    gradient,
+    tree::{self, Uncounted},
+};
 use crate::{
     store::Files,
     types::{Digest, OutputKind, Step, TaskId},
@@ -107,11 +112,8 @@ impl WorkRoot {
 
 /// Removes a directory and all in it. A failure is told and nothing else: the next start tries again.
 pub(super) fn remove(directory: &Path) {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(directory = %directory.display(), %error, "a work directory could not be removed");
-        }
-        _ => {}
+    if let Err(error) = tree::remove(directory) {
+        tracing::warn!(directory = %directory.display(), %error, "a work directory could not be removed");
     }
 }
 
@@ -327,9 +329,8 @@ impl WorkDir {
     }
 
     /// Bytes that the script has written and that are still below `rounds/`.
-    pub(super) fn written(&self) -> u64 {
-        let mut entries = MAX_ENTRIES * 16;
-        tree_size(&self.writable(), 0, &mut entries)
+    pub(super) fn written(&self) -> Result<u64, Uncounted> {
+        tree::size(&self.writable())
     }
 
     fn kept(&self, number: u32) -> PathBuf {
@@ -346,7 +347,7 @@ impl WorkDir {
         let parent = self.open_beneath(parent)?;
         renameat(&parent, name, CWD, to)?;
         let mut entries = MAX_ENTRIES;
-        plain_files_only(to, 0, &mut entries).inspect_err(|_| remove_any(to))
+        plain_files_only(to, 0, &mut entries).inspect_err(|_| remove(to))
     }
 
     fn drop_oldest_checkpoints(&self, number: u32) -> io::Result<()> {
@@ -359,14 +360,6 @@ impl WorkDir {
         let excess = all.len().saturating_sub(MAX_KEPT);
         all.iter().take(excess).for_each(|name| remove(&self.kept(number).join(name)));
         Ok(())
-    }
-}
-
-fn remove_any(path: &Path) {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
-        remove(path);
-    } else if let Err(error) = fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "what a script left could not be removed");
     }
 }
 
@@ -395,22 +388,6 @@ fn require(directory: &Path, names: &[&str]) -> io::Result<()> {
     match names.iter().find(|name| !directory.join(name).is_file()) {
         Some(missing) => Err(refused(directory, &format!("has no `{missing}`"))),
         None => Ok(()),
-    }
-}
-
-/// Sizes of regular files; links are not followed, and what can't be read counts nothing.
-fn tree_size(path: &Path, depth: usize, entries: &mut usize) -> u64 {
-    let Some(left) = entries.checked_sub(1) else {
-        return 0;
-    };
-    *entries = left;
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() && depth < 16 => {
-            let inside = fs::read_dir(path).into_iter().flatten().flatten();
-            inside.map(|entry| tree_size(&entry.path(), depth + 1, entries)).sum()
-        }
-        Ok(found) if found.is_file() => found.blocks() * 512,
-        _ => 0,
     }
 }
 

@@ -1,6 +1,9 @@
 //! Imports what a job file names. Blocks on the disk; runs off the event loop.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{Content, Error, JobFile, Records};
 use crate::{
@@ -9,6 +12,9 @@ use crate::{
     tensor,
     types::{ContentId, Digest, JobSpec, ShardSpec},
 };
+
+/// Files and directories of a bundle. A vendored PyTorch has about 20,000; every worker lays out all of them for each process.
+const MAX_BUNDLE_ENTRIES: usize = 65_536;
 
 /// What the command line may set beside the job file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,11 +100,37 @@ fn overridden(job: &JobFile, overrides: Overrides) -> Result<JobFile, Error> {
 }
 
 fn import_bundle(bundle: &Content, base: &Path, files: &dyn Files) -> Result<ContentId, Error> {
+    if let Content::Path(path) = bundle {
+        check_size(&base.join(path))?;
+    }
     let cid = import("bundle", bundle, base, files)?;
     let entries =
         files.list(&cid).map_err(|source| Error::Import { key: "bundle", path: shown(bundle, base), source })?;
     let has_manifest = entries.iter().any(|(name, _)| name == "atlas.toml");
     has_manifest.then_some(cid).ok_or_else(|| Error::value("bundle", "names a directory with an `atlas.toml`"))
+}
+
+/// Counts before anything is read: importing a million files takes minutes and fills the block store.
+fn check_size(bundle: &Path) -> Result<(), Error> {
+    let mut open = vec![bundle.to_owned()];
+    let mut entries = 0;
+    while let Some(directory) = open.pop() {
+        // What can't be read is told by the import.
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            entries += 1;
+            if entries > MAX_BUNDLE_ENTRIES {
+                let reason = format!(
+                    "has over {MAX_BUNDLE_ENTRIES} files and directories: leave out what the script does not need (caches, \
+                     `.git`), and put data into the data set"
+                );
+                return Err(Error::value("bundle", reason));
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn import(key: &'static str, content: &Content, base: &Path, files: &dyn Files) -> Result<ContentId, Error> {
