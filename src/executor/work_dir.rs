@@ -37,6 +37,9 @@ const MAX_KEPT: usize = 8;
 /// Logs of tasks that stay on disk.
 const MAX_LOGS: usize = 1000;
 
+/// Bytes of a digest that name a process's directory, in hexadecimal.
+const NAME_BYTES: usize = 8;
+
 /// The directory that all work lies in.
 #[derive(Debug)]
 pub(super) struct WorkRoot {
@@ -64,8 +67,10 @@ impl WorkRoot {
         let directory = std::path::absolute(directory)?;
         let root =
             Self { work: directory.join("work"), logs: directory.join("logs"), sockets: std::path::absolute(sockets)? };
-        remove(&root.work);
-        remove(&root.sockets);
+        for path in [&root.work, &root.sockets] {
+            refuse_others(path)?;
+            remove(path);
+        }
         for path in [&root.work, &root.logs, &root.sockets] {
             private_directory(path)?;
         }
@@ -82,7 +87,7 @@ impl WorkRoot {
 
     /// Where a worker with this name works.
     pub(super) fn named(&self, name: &Digest) -> PathBuf {
-        self.work.join(hex::encode(&name.0[..8]))
+        self.work.join(hex::encode(&name.0[..NAME_BYTES]))
     }
 
     /// The socket directory of the process that works in `directory`; made empty.
@@ -128,11 +133,34 @@ fn private_directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// The operator may have named a directory that has a `work` of his own: what no node made is never removed.
+fn refuse_others(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        if hex::decode_to_slice(name.as_encoded_bytes(), &mut [0; NAME_BYTES]).is_err() {
+            let why = format!(
+                "`{}` holds `{}`, which no node made, and would be emptied; choose another directory (WORK_DIR)",
+                path.display(),
+                name.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+    }
+    Ok(())
+}
+
 fn prune_logs(logs: &Path) -> io::Result<()> {
     let mut all = Vec::new();
     for entry in fs::read_dir(logs)? {
         let entry = entry?;
-        all.push((entry.metadata()?.modified()?, entry.path()));
+        // What is not named by a task is somebody else's.
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<TaskId>().is_ok()) {
+            all.push((entry.metadata()?.modified()?, entry.path()));
+        }
     }
     all.sort();
     let excess = all.len().saturating_sub(MAX_LOGS);
@@ -465,6 +493,26 @@ mod tests {
         let checkpoint = checkpoint.unwrap();
         assert_eq!(checkpoint.file_name().unwrap(), "step-00000009");
         assert!(require(&checkpoint, &["model.safetensors", "state.json"]).is_ok());
+    }
+
+    #[test]
+    fn a_directory_with_somebodys_own_files_is_refused_and_they_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let (theirs, logs) = (home.path().join("work/thesis.tex"), home.path().join("logs/mine.log"));
+        fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+        fs::create_dir_all(logs.parent().unwrap()).unwrap();
+        fs::write(&theirs, "years of work").unwrap();
+        fs::write(&logs, "mine").unwrap();
+        let error = WorkRoot::open(home.path(), &home.path().join("sockets")).unwrap_err().to_string();
+        assert!(error.contains("thesis.tex") && error.contains("WORK_DIR"), "{error}");
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), "years of work");
+
+        fs::rename(&theirs, home.path().join("thesis.tex")).unwrap();
+        let root = WorkRoot::open(home.path(), &home.path().join("sockets")).unwrap();
+        fs::create_dir(root.named(&Digest([7; 32]))).unwrap();
+        let root = WorkRoot::open(home.path(), &home.path().join("sockets")).unwrap();
+        assert!(!root.named(&Digest([7; 32])).exists(), "what an earlier node left is removed");
+        assert_eq!(fs::read_to_string(&logs).unwrap(), "mine");
     }
 
     #[test]

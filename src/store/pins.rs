@@ -84,3 +84,57 @@ impl Pins {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::store::dag_pb::{RAW, content_id};
+
+    fn pin(number: u8) -> Pin {
+        Pin { root: content_id(RAW, &[number]), reason: format!("job {number}") }
+    }
+
+    #[test]
+    fn a_damaged_table_is_read_whole_or_refused_and_never_ends_the_node() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pins.redb");
+        let pins = Pins::open(&path).unwrap();
+        let all: Vec<Pin> = (0..20).map(pin).collect();
+        for pin in &all {
+            pins.insert(pin.clone()).unwrap();
+        }
+        drop(pins);
+        let good = fs::read(&path).unwrap();
+        let sorted = all.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+        let (mut whole, mut refused) = (0, 0);
+        let mut bend = |bytes: Vec<u8>, what: &str| {
+            fs::write(&path, &bytes).unwrap();
+            let opened = std::panic::catch_unwind(|| Pins::open(&path).map(|pins| pins.list()));
+            match opened {
+                Ok(Ok(found)) if found == sorted => whole += 1,
+                Ok(Ok(found)) => println!("{what}: {} pins of {}", found.len(), sorted.len()),
+                Ok(Err(error)) => { refused += 1; if refused % 50 == 1 { println!("{what}: {error}"); } }
+                Err(_) => println!("{what}: panicked"),
+            }
+        };
+        for cut in [0, 1, 100, 512, 4096, good.len() / 2, good.len() - 1] {
+            bend(good[..cut].to_vec(), &format!("cut at {cut}"));
+        }
+        bend(vec![0; good.len()], "zeros");
+        bend(b"no table".repeat(1000), "text");
+        for at in (0..good.len()).step_by(good.len() / 400 + 1) {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x41;
+            bend(bytes, &format!("byte {at}"));
+        }
+        for at in (0..good.len()).step_by(512) {
+            let mut bytes = good.clone();
+            let end = bytes.len().min(at + 512);
+            bytes[at..end].fill(0);
+            bend(bytes, &format!("sector {at}"));
+        }
+        println!("{} bytes, whole {whole} refused {refused}", good.len());
+    }
+}

@@ -3,6 +3,7 @@
 mod bundles;
 mod conformance;
 mod digits;
+mod hostile;
 pub(crate) mod host;
 mod inference;
 mod known_answer;
