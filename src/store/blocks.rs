@@ -86,6 +86,18 @@ pub enum Error {
         /// Bytes allowed.
         quota: u64,
     },
+    /// The pin table can't be read.
+    #[error(
+        "the table of pins {} can't be read: restore it from a copy, or move it away to start without pins (what is held for \
+         jobs may then be evicted)",
+        .path.display()
+    )]
+    PinTable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
     /// The pin table failed.
     #[error("the table of pins could not be used")]
     Pins(#[source] Box<redb::Error>),
@@ -102,7 +114,7 @@ impl From<Error> for io::Error {
             Error::Mismatch(_) | Error::TooLarge(_) => io::ErrorKind::InvalidData,
             Error::Hash(_) => io::ErrorKind::Unsupported,
             Error::Reason => io::ErrorKind::InvalidInput,
-            Error::Locked(_) | Error::Pins(_) => io::ErrorKind::Other,
+            Error::Locked(_) | Error::Pins(_) | Error::PinTable { .. } => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
@@ -160,7 +172,8 @@ impl BlockStore {
             at(&path, fs::create_dir_all(&path))?;
         }
         let lock = take_lock(directory)?;
-        let pins = Pins::open(&directory.join("pins.redb"))?;
+        let path = directory.join("pins.redb");
+        let pins = Pins::open(&path).map_err(|error| Error::PinTable { path, source: Box::new(error) })?;
         let store = Self {
             directory: directory.to_owned(),
             quota,

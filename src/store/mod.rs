@@ -9,6 +9,7 @@ pub mod dag_pb;
 pub mod key_file;
 pub mod pins;
 pub mod protobuf;
+pub(crate) mod table;
 
 pub use blocks::{BlockStore, Quota};
 pub use pins::Pin;

@@ -56,6 +56,14 @@ const JOB_FAUCET: u64 = 1_000_000_000_000;
 /// Why an embedded ledger does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What it began from can't be read.
+    #[error("{path} is no genesis of this program: restore it from a copy, or choose another --data-dir for a new ledger")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: codec::Error,
+    },
     /// The disk.
     #[error("{path}: {source}")]
     Io {
@@ -279,8 +287,8 @@ fn keep_genesis(directory: &Path, genesis: Genesis) -> Result<Genesis, Error> {
     let fail = |source| Error::Io { path: path.clone(), source };
     match fs::read(&path) {
         Ok(bytes) => {
-            let invalid = |error| fail(io::Error::new(io::ErrorKind::InvalidData, error));
-            let kept: Genesis = codec::decode(&bytes, MAX_GENESIS).map_err(invalid)?;
+            let damaged = |source| Error::Damaged { path: path.clone(), source };
+            let kept: Genesis = codec::decode(&bytes, MAX_GENESIS).map_err(damaged)?;
             if kept.chain_id == genesis.chain_id {
                 Ok(kept)
             } else {
