@@ -218,7 +218,8 @@ pub(super) async fn require_token(
 }
 
 fn read<T: DeserializeOwned>(body: Posted) -> Result<T, Error> {
-    let too_long = |_| Error::new(ErrorCode::Invalid, format!("the request body is over {MAX_BODY} bytes, or broke off"));
+    let too_long =
+        |_| Error::new(ErrorCode::Invalid, format!("the request body is over {MAX_BODY} bytes, or broke off"));
     let body = body.map_err(too_long)?;
     serde_json::from_slice(&body).map_err(|error| Error::new(ErrorCode::Invalid, format!("the request body: {error}")))
 }

@@ -79,7 +79,9 @@ impl Layers {
         let chain_id = self.text("ledger.chain_id").unwrap_or_default().to_owned();
         // Tendermint's own limit (`chain::id`): at most 50 characters. It names a directory too, which `..` is not.
         if tendermint::chain::Id::from_str(&chain_id).is_err() || chain_id.starts_with('.') {
-            return Err(self.wrong("ledger.chain_id", "has 1 to 50 letters, digits, `-`, `_` or `.`, and begins with no `.`"));
+            return Err(
+                self.wrong("ledger.chain_id", "has 1 to 50 letters, digits, `-`, `_` or `.`, and begins with no `.`")
+            );
         }
         Ok(Ledger {
             mode,

@@ -6,9 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// Does something with a table; a panic of redb becomes the error that it stands for.
 pub(crate) fn guarded<T, E: From<redb::StorageError>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     // What the closure left half done is a transaction, which is not committed.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        Err(redb::StorageError::Corrupted("a page holds what no page can hold".to_owned()).into())
-    })
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(redb::StorageError::Corrupted("a page holds what no page can hold".to_owned()).into()))
 }
 
 /// Whether the file itself is what is wrong, and not the disk or another process.

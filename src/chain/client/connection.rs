@@ -55,9 +55,12 @@ pub(super) enum Failure {
 
 /// One line, without the trace that the library adds.
 fn brief(error: &RpcError) -> String {
+    // The library's own words are "HTTP error" and "serde parse error"; what happened is the last of the causes.
+    let cause = || error.trace().chain().last().map(ToString::to_string).unwrap_or_default();
     let text = match error.detail() {
-        // Its own words are "HTTP error"; what happened is the last of its causes.
-        ErrorDetail::Http(_) => error.trace().chain().last().map(ToString::to_string).unwrap_or_default(),
+        ErrorDetail::Http(_) => cause(),
+        ErrorDetail::Response(response) => response.source.to_string(),
+        ErrorDetail::Serde(_) => format!("its answer is not what a chain's RPC answers: {}", cause()),
         detail => detail.to_string(),
     };
     text.lines().next().unwrap_or_default().chars().take(300).collect()
@@ -217,6 +220,20 @@ impl Rpc {
             Err(failure) => Err(failure),
         }
     }
+}
+
+/// Asks a ledger everything that a client asks, once, and says what is wrong with its answers. Changes nothing there: the
+/// transaction that it offers is none.
+pub async fn examine(ledger: Arc<dyn Transport>, config: &Config) -> Vec<String> {
+    let rpc = Rpc::Peer(ledger.clone());
+    let failures = [
+        connect(&Endpoint::Peer(ledger), config, 0).await.err(),
+        rpc.changes(0).await.err(),
+        rpc.nonce(&NodeKey([0; 32])).await.err(),
+        rpc.send(Vec::new()).await.err(),
+        rpc.find(&Digest([0; 32])).await.err(),
+    ];
+    failures.into_iter().flatten().map(|failure| failure.to_string()).collect()
 }
 
 /// What CometBFT's words for a refused transaction mean; they are not codes in every version.

@@ -32,6 +32,7 @@ use crate::{
     types::{Digest, LedgerId, NodeKey},
 };
 use connection::Rpc;
+pub use connection::examine;
 use driver::{Command, Driver};
 use journal::Journal;
 use outbox::Outbox;

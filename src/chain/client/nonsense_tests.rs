@@ -58,7 +58,10 @@ async fn is_told_and_another_way_is_used(endpoint: Endpoint, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_ledger_is_said_so_and_another_way_is_used() {
     let deep = "[".repeat(200_000);
-    let long = format!("{{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{{\"code\":-32603,\"message\":\"{}\"}}}}", "no ".repeat(9_000));
+    let long = format!(
+        "{{\"jsonrpc\":\"2.0\",\"id\":1,\"error\":{{\"code\":-32603,\"message\":\"{}\"}}}}",
+        "no ".repeat(9_000)
+    );
     for (answer, words) in [
         (b"SSH-2.0-OpenSSH_9.6\r\n".to_vec(), &["error sending request"][..]),
         (Vec::new(), &["error sending request"]),
@@ -70,7 +73,7 @@ async fn what_is_no_ledger_is_said_so_and_another_way_is_used() {
         (ok("null"), &["invalid type"]),
         (ok(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#), &["missing field"]),
         (ok(r#"{"jsonrpc":"1.0","id":1,"result":{"node_info":7}}"#), &["invalid type"]),
-        (ok(&deep), &["recursion limit"]),
+        (ok(&deep), &["invalid type"]),
         (ok(&long), &["no no no"]),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{\"jsonrpc\"".to_vec(), &["body"]),
     ] {

@@ -57,7 +57,9 @@ const JOB_FAUCET: u64 = 1_000_000_000_000;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// What it began from can't be read.
-    #[error("{path} is no genesis of this program: restore it from a copy, or choose another --data-dir for a new ledger")]
+    #[error(
+        "{path} is no genesis of this program: restore it from a copy, or choose another --data-dir for a new ledger"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -243,6 +245,26 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
         io::ErrorKind::AddrInUse => Error::PortBusy { address },
         _ => Error::Listen { address, source },
     })
+}
+
+/// The answer that refuses a request; `None` for one that would be performed. Reads as the server does, over HTTP and
+/// websocket alike, and does nothing.
+pub fn refusal(body: &[u8]) -> Option<Vec<u8>> {
+    let request = match rpc::Request::read(body) {
+        Ok(request) => request,
+        Err(refusal) => return Some(refusal),
+    };
+    let read = match request.method.as_str() {
+        "subscribe" => websocket::read_query(request.params).map(drop),
+        method => rpc::Call::from_json(method, request.params).map(drop),
+    };
+    read.err().map(|error| rpc::envelope(&request.id, Err(error)))
+}
+
+/// The same for a GET of `method` with these parameters.
+pub fn refusal_of_uri(method: &str, params: std::collections::BTreeMap<String, String>) -> Option<Vec<u8>> {
+    let call = rpc::Uri(params).into_json().and_then(|params| rpc::Call::from_json(method, params));
+    call.err().map(|error| rpc::envelope(&serde_json::Value::Null, Err(error)))
 }
 
 /// A chain id for the ledger of one job with `settle = "none"`: `atlas-job-` and 8 hexadecimal digits.

@@ -7,6 +7,8 @@ use std::{
     path::PathBuf,
 };
 
+use atlas_node::types::Digest;
+
 use super::{
     lab::{Job, Lab, SHORT},
     node::Node,
@@ -87,10 +89,10 @@ async fn a_damaged_genesis_outbox_or_host_is_refused_by_its_name_and_a_good_one_
     let outboxes = fs::read_dir(node.data_dir.join("ledgers/outbox")).unwrap();
     let outbox = outboxes.map(|entry| entry.unwrap().path()).find(|path| path.extension().is_some_and(|e| e == "log"));
     let outbox = outbox.unwrap();
-    let mut damaged = fs::read(&outbox).unwrap();
-    assert!(damaged.len() > 12, "the registration went through the outbox");
-    damaged[14] ^= 0x40;
-    damaged.extend(fs::read(&outbox).unwrap());
+    // Two records, of which the first is damaged.
+    let frame = |payload: &[u8]| [&3_u32.to_be_bytes()[..], &Digest::of(payload).0[..8], payload].concat();
+    let damaged = [frame(b"one"), frame(b"two")].concat();
+    let damaged = [&damaged[..14], b"x", &damaged[15..]].concat();
     refuses_and_keeps(node, &outbox, damaged, &["outbox-", "damaged at byte 0"]);
     goes_on(&mut lab).await;
 }

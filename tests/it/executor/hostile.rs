@@ -258,7 +258,8 @@ async fn a_failure_file_that_is_none_is_ignored_and_a_long_one_is_cut() {
         "open('out/failure.json', 'w').write('x' * 100000)",
         "os.mkdir('out/failure.json')",
     ] {
-        let text = format!("import os, sys\n{lines}\nprint('its last words', file=sys.stderr, flush=True)\nos._exit(64)");
+        let text =
+            format!("import os, sys\n{lines}\nprint('its last words', file=sys.stderr, flush=True)\nos._exit(64)");
         let (_host, kind, message) = failed(&text).await;
         assert_eq!(kind, FailureKind::BadConfig, "{lines}: {message}");
         assert!(message.contains("exit code 64: its last words"), "{lines}: {message}");

@@ -3,8 +3,8 @@
 mod bundles;
 mod conformance;
 mod digits;
-mod hostile;
 pub(crate) mod host;
+mod hostile;
 mod inference;
 mod known_answer;
 mod sandbox;
