@@ -6,3 +6,4 @@ mod conformance;
 mod e2e;
 mod executor;
 mod interop;
+mod listed;

@@ -1,8 +1,9 @@
 //! One way to a ledger, and the few things that the client asks there.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use tendermint::Hash;
 use tendermint_rpc::{
     Client as _, Error as RpcError, HttpClient, SimpleRequest, client::CompatMode, error::ErrorDetail,
@@ -77,18 +78,23 @@ pub(super) enum Rpc {
 #[async_trait]
 impl tendermint_rpc::Client for Rpc {
     async fn perform<R: SimpleRequest>(&self, request: R) -> Result<R::Output, RpcError> {
-        match self {
-            Self::Http(client) => {
-                let answer = client.call(request.into_json()).await?;
-                R::Response::from_string(answer).map(Into::into)
-            }
-            Self::Https(client) => client.perform(request).await,
+        // The library panics on some answers (base64 that is padding alone), and a ledger may answer anything.
+        let asked = AssertUnwindSafe(self.perform_unguarded(request)).catch_unwind().await;
+        asked.unwrap_or_else(|_| Err(RpcError::client_internal("its answer can't be decoded".to_owned())))
+    }
+}
+
+impl Rpc {
+    async fn perform_unguarded<R: SimpleRequest>(&self, request: R) -> Result<R::Output, RpcError> {
+        let answer = match self {
+            Self::Https(client) => return client.perform(request).await,
+            Self::Http(client) => client.call(request.into_json()).await?,
             Self::Peer(transport) => {
                 let answer = transport.call(request.into_json().into_bytes()).await;
-                let answer = answer.map_err(|error| RpcError::client_internal(error.to_string()))?;
-                R::Response::from_string(answer).map(Into::into)
+                answer.map_err(|error| RpcError::client_internal(error.to_string()))?
             }
-        }
+        };
+        R::Response::from_string(answer).map(Into::into)
     }
 }
 
