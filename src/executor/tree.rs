@@ -153,7 +153,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let top = directory.path().join("top");
         fs::create_dir(&top).unwrap();
-        nest(&top, 40_000);
+        nest(&top, 30_000);
         assert_eq!(size(&top), Err(Uncounted::Levels));
         remove(&top).unwrap();
         assert!(!top.exists());

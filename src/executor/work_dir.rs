@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     store::Files,
+    tensor::MAX_FILE_BYTES,
     types::{Digest, OutputKind, Step, TaskId},
 };
 
@@ -28,6 +29,8 @@ use crate::{
 const MAX_SOCKET_DIRECTORY: usize = 107 - 40;
 /// Entries of a checkpoint or an output directory, subdirectories included; more is refused.
 const MAX_ENTRIES: usize = 1024;
+/// Bytes of a bundle: one with a PyTorch for GPUs in it has 5.4 GB.
+const MAX_BUNDLE_BYTES: u64 = 16 << 30;
 /// Levels of subdirectories in them.
 const MAX_DEPTH: usize = 4;
 /// Longest `failure.json` read, in bytes; of a longer one nothing is read.
@@ -193,7 +196,7 @@ impl WorkDir {
         for name in ["inputs", "rounds", "kept", "staging"] {
             fs::create_dir(path.join(name))?;
         }
-        files.export(bundle, &path.join("bundle"))?;
+        files.export_at_most(bundle, &path.join("bundle"), MAX_BUNDLE_BYTES)?;
         Ok(Self { path: path.to_owned() })
     }
 
@@ -231,11 +234,11 @@ impl WorkDir {
         let data = inputs.join("data");
         fs::create_dir_all(&data)?;
         fs::write(inputs.join("job.json"), &spec.config)?;
-        files.export(&spec.model, &inputs.join("model.safetensors"))?;
+        files.export_at_most(&spec.model, &inputs.join("model.safetensors"), MAX_FILE_BYTES)?;
         if let Some(optim) = &spec.optim {
-            files.export(optim, &inputs.join("optim.safetensors"))?;
+            files.export_at_most(optim, &inputs.join("optim.safetensors"), MAX_FILE_BYTES)?;
         }
-        files.export(&spec.data, &data.join(spec.mode.channel()))?;
+        files.export_at_most(&spec.data, &data.join(spec.mode.channel()), spec.data_bytes)?;
         let resume = self.lay_out_checkpoint(&inputs.join("resume"), spec, continue_from, files)?;
         let (directory, events) = self.lay_out_round(number)?;
         Ok(Round { directory, resume, events })
@@ -251,7 +254,7 @@ impl WorkDir {
         let inputs = self.path.join("inputs/0");
         fs::create_dir_all(&inputs)?;
         fs::write(inputs.join("job.json"), config)?;
-        files.export(model, &inputs.join("model.safetensors"))?;
+        files.export_at_most(model, &inputs.join("model.safetensors"), MAX_FILE_BYTES)?;
         self.lay_out_round(0).map(|(directory, _)| directory)
     }
 

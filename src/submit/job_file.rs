@@ -286,7 +286,7 @@ mod tests {
             }
             keys += 1;
         }
-        assert_eq!(keys, 15, "every number of the file");
+        assert_eq!(keys, 16, "every number of the file");
     }
 
     #[test]

@@ -126,6 +126,7 @@ impl Host {
             model: self.files.import_bytes(b"model").unwrap(),
             optim: None,
             data: self.import(&data),
+            data_bytes: u64::MAX,
             resume: None,
             config: "{}".to_owned(),
             seed: Digest([9; 32]),

@@ -215,7 +215,7 @@ async fn memory_of_all_its_children_together_is_counted() {
 /// What is written where no path reaches, or behind more files than are looked at, is written all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fills_the_disk_in_hiding_is_an_output_limit() {
-    let deep = "import os, time\nos.chdir('tmp')\nfor _ in range(40000):\n    os.mkdir('d')\n    os.chdir('d')\n\
+    let deep = "import os, time\nos.chdir('tmp')\nfor _ in range(30000):\n    os.mkdir('d')\n    os.chdir('d')\n\
                 open('hidden', 'wb').write(bytes(1 << 20))\ntime.sleep(600)";
     let (mut host, kind, message) = failed(deep).await;
     assert_eq!(kind, FailureKind::OutputLimit, "{message}");
