@@ -353,16 +353,30 @@ mod tests {
     async fn what_is_no_request_is_answered_with_what_is_wrong() {
         let (directory, _server, _) = node(false).await;
         let client = Client::connect(directory.path()).unwrap();
+        let (long, deep, oversize) = ("a".repeat(10_000), "[".repeat(1_000_000), " ".repeat(8 * 1024 * 1024 + 1));
+        let nested = format!("{{\"model\": \"m\", \"input\": {deep}");
         for (method, path, body, code) in [
+            (Method::GET, format!("/v1/jobs/{long}").as_str(), "", ErrorCode::Invalid),
+            (Method::GET, "/v1/jobs/..%2F..%2Fetc%2Fpasswd", "", ErrorCode::Invalid),
+            (Method::GET, "/v1/jobs/%00", "", ErrorCode::Invalid),
+            (Method::GET, "/v1/tasks/..%2F0/logs", "", ErrorCode::Invalid),
+            (Method::GET, "/v1/tasks?job=xyz&unknown=1", "", ErrorCode::Invalid),
+            (Method::POST, "/v1/jobs", nested.as_str(), ErrorCode::Invalid),
+            (Method::POST, "/v1/infer", nested.as_str(), ErrorCode::Invalid),
+            (Method::POST, "/v1/jobs", oversize.as_str(), ErrorCode::Invalid),
+            (Method::POST, "/v1/shards/get", "{\"cid\": \"../etc\"}", ErrorCode::Invalid),
+            (Method::POST, "/v1/register", "{\"unknown\": 1}", ErrorCode::Invalid),
             (Method::GET, "/v1/jobs/xyz", "", ErrorCode::Invalid),
             (Method::GET, "/v1/tasks?job=xyz", "", ErrorCode::Invalid),
             (Method::POST, "/v1/infer", "{\"input\": 1}", ErrorCode::Invalid),
             (Method::POST, "/v1/jobs", "{", ErrorCode::Invalid),
             (Method::GET, "/v2/nothing", "", ErrorCode::NotFound),
         ] {
-            let response = client.request(method, path).body(body).send().await.unwrap();
+            let response = client.request(method, path).body(body.to_owned()).send().await.unwrap();
             let Err(Error::Refused(error)) = checked(response).await else { panic!("{path} is refused") };
             assert_eq!(error.code, code, "{path}: {error}");
+            assert!(error.to_string().len() < 1_000, "{path}: what is wrong is not repeated at length");
         }
+        assert_eq!(client.health().await.unwrap().peer_id, "12D3", "and the node goes on");
     }
 }

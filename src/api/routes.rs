@@ -5,7 +5,10 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::QueryRejection},
+    extract::{
+        DefaultBodyLimit, Path, Query, State,
+        rejection::{BytesRejection, QueryRejection},
+    },
     http::{HeaderMap, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -112,6 +115,8 @@ pub(super) fn router(context: Context) -> Router {
 
 type Ctx = State<Context>;
 type JobPath = Path<String>;
+/// A request's body, or why it was not taken.
+type Posted = Result<Bytes, BytesRejection>;
 
 async fn of_job(
     State(context): Ctx,
@@ -152,32 +157,32 @@ async fn proof(State(context): Ctx, Path((task, round)): Path<(String, String)>)
     context.ask(Command::ProofOf { task: parse("task", &task)?, round: parse("round", &round)? }).await
 }
 
-async fn submit(State(context): Ctx, body: Bytes) -> Result<Reply, Error> {
-    context.ask(Command::Submit(read(&body)?)).await
+async fn submit(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::Submit(read(body)?)).await
 }
 
-async fn submit_prepared(State(context): Ctx, body: Bytes) -> Result<Reply, Error> {
-    context.ask(Command::SubmitPrepared(read(&body)?)).await
+async fn submit_prepared(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::SubmitPrepared(read(body)?)).await
 }
 
-async fn infer(State(context): Ctx, body: Bytes) -> Result<Reply, Error> {
-    let question: super::Infer = read(&body)?;
+async fn infer(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    let question: super::Infer = read(body)?;
     if question.job.is_some() == question.model.is_some() {
         return Err(Error::new(ErrorCode::Invalid, "give exactly one of `job` and `model`"));
     }
     context.ask(Command::Infer(question)).await
 }
 
-async fn register(State(context): Ctx, body: Bytes) -> Result<Reply, Error> {
-    context.ask(Command::Register(read(&body)?)).await
+async fn register(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::Register(read(body)?)).await
 }
 
-async fn shard_add(State(context): Ctx, body: Bytes) -> Result<Reply, Error> {
-    context.ask(Command::ShardAdd(read(&body)?)).await
+async fn shard_add(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::ShardAdd(read(body)?)).await
 }
 
-async fn shard_get(State(context): Ctx, body: Bytes) -> Result<Reply, Error> {
-    context.ask(Command::ShardGet(read(&body)?)).await
+async fn shard_get(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::ShardGet(read(body)?)).await
 }
 
 async fn metrics(State(context): Ctx) -> Result<Response, Error> {
@@ -212,8 +217,11 @@ pub(super) async fn require_token(
         .with_hint("send `Authorization: Bearer …` with the content of `api.token` in the data directory"))
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
-    serde_json::from_slice(body).map_err(|error| Error::new(ErrorCode::Invalid, format!("the request body: {error}")))
+fn read<T: DeserializeOwned>(body: Posted) -> Result<T, Error> {
+    let too_long =
+        |_| Error::new(ErrorCode::Invalid, format!("the request body is over {MAX_BODY} bytes, or broke off"));
+    let body = body.map_err(too_long)?;
+    serde_json::from_slice(&body).map_err(|error| Error::new(ErrorCode::Invalid, format!("the request body: {error}")))
 }
 
 fn parse<T: FromStr<Err: std::fmt::Display>>(name: &str, text: &str) -> Result<T, Error> {

@@ -2,8 +2,9 @@
 //! power cut.
 //!
 //! A frame is its payload's length (4 bytes, big-endian), the first 8 bytes of the payload's SHA-256, the payload.
-//! Each append is one write and one sync, so a crash tears at most the last frame; opening cuts that one off. A
-//! broken frame with a whole one behind it was not torn by a crash: that is an error, never a silent cut.
+//! Each append is one write and one sync, so a crash tears at most the last frame; opening cuts that one off, and keeps
+//! what it cut beside the log. A broken frame with a whole one anywhere behind it was not torn by a crash: that is an
+//! error, never a silent cut.
 
 use std::{
     fs::{File, OpenOptions},
@@ -30,7 +31,10 @@ pub enum Error {
         source: io::Error,
     },
     /// Damaged in the middle.
-    #[error("{path} is damaged at byte {offset}, with whole records behind it: restore it from a copy")]
+    #[error(
+        "{path} is damaged at byte {offset}, with whole records behind it: restore it from a copy, or give up what follows \
+         with `truncate --size={offset} {path}`"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -141,7 +145,16 @@ impl Log {
         if left > HEAD + MAX_PAYLOAD || frame_follows(&tail) {
             return Err(Error::Damaged { path: self.path.clone(), offset: self.end });
         }
-        tracing::warn!(path = %self.path.display(), bytes = left, "the last record was torn by a crash and is cut off");
+        let aside = self.path.with_extension("torn");
+        if let Err(error) = std::fs::write(&aside, &tail) {
+            tracing::warn!(path = %aside.display(), %error, "what is cut off could not be kept");
+        }
+        tracing::warn!(
+            path = %self.path.display(),
+            bytes = left,
+            kept = %aside.display(),
+            "the last record was torn by a crash and is cut off"
+        );
         self.dirty = true;
         self.clean().map_err(|error| self.fail(error))
     }
@@ -192,10 +205,19 @@ fn decode_frame(bytes: &[u8]) -> Frame<'_> {
     if length > 0 && Digest::of(payload).0[..8] == *checksum { Frame::Whole(payload) } else { Frame::Broken }
 }
 
-/// Is there a whole frame where the broken one at the start of `bytes` says that it ends?
+/// Is there a whole frame behind the broken one at the start of `bytes`? Its length may be what is broken, so every place
+/// is looked at.
 fn frame_follows(bytes: &[u8]) -> bool {
-    let next = claimed_length(bytes).and_then(|length| bytes.get(HEAD + length..));
-    next.is_some_and(|next| matches!(decode_frame(next), Frame::Whole(_)))
+    let starts = 1..bytes.len().saturating_sub(HEAD);
+    starts.map(|start| &bytes[start..]).any(|rest| is_likely(rest) && matches!(decode_frame(rest), Frame::Whole(_)))
+}
+
+/// Can a frame begin here? Spares a digest at almost every place of a torn block: a length that fits, and behind it the end or
+/// another length.
+fn is_likely(bytes: &[u8]) -> bool {
+    let likely = |bytes: &[u8]| claimed_length(bytes).filter(|length| *length > 0);
+    let behind = likely(bytes).and_then(|length| bytes.get(HEAD + length..));
+    behind.is_some_and(|behind| behind.len() < HEAD || likely(behind).is_some())
 }
 
 #[cfg(test)]
@@ -248,6 +270,39 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         assert!(matches!(payloads(&path), Err(Error::Damaged { offset: 0, .. })));
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+
+    #[test]
+    fn a_damaged_length_costs_none_of_the_records_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = opened(&path);
+        for record in [&b"one"[..], b"two", b"three"] {
+            log.append(record).unwrap();
+        }
+        let whole = std::fs::read(&path).unwrap();
+        let second = HEAD + 3;
+        for (place, value) in [(0, 0xff), (0, 0x7f), (1, 0x01), (2, 0x40), (3, 0), (3, 2), (3, 4), (3, 200)] {
+            let mut bytes = whole.clone();
+            bytes[second + place] = value;
+            std::fs::write(&path, &bytes).unwrap();
+            let error = payloads(&path).unwrap_err();
+            assert!(matches!(error, Error::Damaged { offset: 15, .. }), "{place} {value}: {error}");
+            assert!(error.to_string().contains("restore it from a copy"), "{error}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_is_kept_beside_the_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        opened(&path).append(b"one").unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend([0, 0, 1, 0, 7, 7, 7]);
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(payloads(&path).unwrap(), [b"one"]);
+        assert_eq!(std::fs::read(directory.path().join("log.torn")).unwrap(), [0, 0, 1, 0, 7, 7, 7]);
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use super::output::printable;
 use crate::{api::client, config, node, submit};
 
 /// Why a command was not done.
@@ -75,6 +76,6 @@ impl Error {
             }
             source = cause.source();
         }
-        eprintln!("{text}");
+        eprintln!("{}", printable(text));
     }
 }

@@ -24,7 +24,7 @@ impl Output {
 
     /// Prints `value` as one line of JSON with `--json`, and what `text` makes of it otherwise.
     pub(super) fn value<T: Serialize>(self, value: &T, text: impl FnOnce(&T) -> String) -> io::Result<()> {
-        if self.json { self.json_line(value) } else { self.text(&text(value)) }
+        if self.json { self.json_line(value) } else { self.text(&printable(text(value))) }
     }
 
     /// Prints one line of JSON.
@@ -38,6 +38,12 @@ impl Output {
         out.write_all(text.as_bytes())?;
         out.flush()
     }
+}
+
+/// Names, reasons and logs come from strangers: what would steer a terminal is shown as `�`.
+pub(super) fn printable(text: String) -> String {
+    let steers = |letter: char| letter.is_control() && letter != '\n' && letter != '\t';
+    if text.contains(steers) { text.replace(steers, "\u{fffd}") } else { text }
 }
 
 /// Columns as wide as their widest cell. `empty` stands for a table without rows.
@@ -118,6 +124,12 @@ pub(super) fn percent(fraction: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_strangers_wrote_does_not_steer_the_terminal() {
+        assert_eq!(printable("a\tb\nc".into()), "a\tb\nc");
+        assert_eq!(printable("\u{1b}[2J\u{9b}31m\u{0}\r".into()), "\u{fffd}[2J\u{fffd}31m\u{fffd}\u{fffd}");
+    }
 
     #[test]
     fn a_table_aligns_its_columns_and_says_when_it_is_empty() {

@@ -45,8 +45,9 @@ impl Layers {
     fn label(&self) -> Result<Option<String>, Error> {
         let label = self.text("node.id");
         match label {
-            Some(label) if label.is_empty() || label.chars().count() > MAX_LABEL => {
-                Err(self.wrong("node.id", format!("a label has 1 to {MAX_LABEL} characters")))
+            // Control characters would write over other people's terminals.
+            Some(label) if !(1..=MAX_LABEL).contains(&label.chars().count()) || label.chars().any(char::is_control) => {
+                Err(self.wrong("node.id", format!("a label has 1 to {MAX_LABEL} printable characters")))
             }
             label => Ok(label.map(str::to_owned)),
         }
@@ -76,9 +77,11 @@ impl Layers {
             self.check_url("node.chain_rpc_url", url)?;
         }
         let chain_id = self.text("ledger.chain_id").unwrap_or_default().to_owned();
-        // Tendermint's own limit (`chain::id`): at most 50 characters.
-        if tendermint::chain::Id::from_str(&chain_id).is_err() {
-            return Err(self.wrong("ledger.chain_id", "has 1 to 50 letters, digits, `-`, `_` or `.`"));
+        // Tendermint's own limit (`chain::id`): at most 50 characters. It names a directory too, which `..` is not.
+        if tendermint::chain::Id::from_str(&chain_id).is_err() || chain_id.starts_with('.') {
+            return Err(
+                self.wrong("ledger.chain_id", "has 1 to 50 letters, digits, `-`, `_` or `.`, and begins with no `.`")
+            );
         }
         Ok(Ledger {
             mode,
@@ -359,6 +362,8 @@ mod tests {
 
     #[test]
     fn whatever_is_wrong_is_named_with_the_place_to_change_it() {
+        let long = format!("node.id = '{}'", "x".repeat(10_000));
+        let deep = format!("node.id = {}", "[".repeat(100_000));
         for (text, expected) in [
             ("node.idd = 'x'", "did you mean `node.id`"),
             ("nodes = 1", "no setting `nodes`"),
@@ -374,12 +379,20 @@ mod tests {
             ("heartbeat.timeout_seconds = 31", "twice"),
             ("ledger.mode = 'cosmos'", "neither"),
             ("ledger.chain_id = ''", "1 to 50"),
+            ("ledger.chain_id = '..'", "begins with no `.`"),
+            ("ledger.chain_id = 'a/b'", "1 to 50"),
+            ("ledger.faucet_per_account = -1", "not negative"),
+            ("node.id = ''", "1 to 64"),
+            ("node.id = \"a\\u0000\"", "printable"),
+            ("node.id = \"\\u001b[2J\"", "printable"),
             ("node.chain_rpc_url = 'localhost:26657'", "no http"),
             ("node.ipfs_api_url = '/ip4/1'", "/ip4/1"),
             ("api.listen = '8081'", "no address"),
             ("place.latitude = 91.0", "between -90 and 90"),
             ("log.level = 'a=b=c'", "a=b=c"),
             ("x = ", "no TOML"),
+            (long.as_str(), "1 to 64"),
+            (deep.as_str(), "no TOML"),
         ] {
             let (_directory, config) = with_file(text);
             let message = config.map(|_| ()).expect_err(text).to_string();

@@ -154,6 +154,7 @@ impl Bench {
             model: files.import_path(&at("model"))?.cid,
             optim: None,
             data: files.import_path(&at("data"))?.cid,
+            data_bytes: u64::MAX,
             resume: None,
             config: serde_json::to_string(&job.config).map_err(io::Error::other)?,
             seed: Digest::of(b"atlas-node script check"),

@@ -1,4 +1,6 @@
 //! Reads what a script appends to `events.jsonl`. Garbage is skipped; a flood is an output limit.
+//!
+//! [`Lines`] is pure; [`Tail`] reads the file. Neither keeps more than one line, whatever is written.
 
 use std::{
     fs::File,
@@ -18,19 +20,29 @@ const MAX_AT_ONCE: usize = 256 * 1024;
 
 /// One event that matters to the node.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum ScriptEvent {
+pub enum ScriptEvent {
+    /// It began.
     Started,
+    /// Steps were done.
     Progress {
+        /// Steps done in the round.
         step: u32,
+        /// The loss, if it is a number.
         loss: Option<f64>,
     },
+    /// A checkpoint is complete.
     Checkpoint {
+        /// Steps of the round that it contains.
         step: u32,
     },
+    /// The round is done.
     Done {
+        /// Steps of the whole round, if it says.
         steps: Option<u64>,
+        /// Records seen in the whole round.
         samples: u64,
     },
+    /// It failed.
     Error(FailureFile),
     /// `metric`, `warn` and all kinds that are not known: a sign of life.
     Other,
@@ -50,7 +62,7 @@ struct Line {
 }
 
 /// Reads one line; `None` for garbage.
-pub(super) fn parse(line: &[u8]) -> Option<ScriptEvent> {
+fn parse(line: &[u8]) -> Option<ScriptEvent> {
     let line: Line = serde_json::from_slice(line).ok()?;
     let event = match line.event.as_str() {
         "" => return None,
@@ -68,36 +80,17 @@ fn word(code: &serde_json::Value) -> String {
     code.as_str().map_or_else(|| code.to_string(), str::to_owned)
 }
 
-/// Follows a file that grows.
-pub(super) struct Tail {
-    /// The very file that the node made: a script that puts another in its place is not followed.
-    file: File,
+/// Cuts a stream into lines, and reads them.
+#[derive(Debug, Default)]
+pub struct Lines {
     partial: Vec<u8>,
     /// The present line is too long already; its rest is dropped.
     skipping: bool,
-    total: u64,
 }
 
-impl Tail {
-    pub(super) fn new(file: File) -> Self {
-        Self { file, partial: Vec::new(), skipping: false, total: 0 }
-    }
-
-    /// Whether the script has appended more than it may.
-    pub(super) fn is_over_limit(&self) -> bool {
-        self.total > MAX_EVENTS
-    }
-
-    /// The events that were appended since the last look, at most 256 KiB of them; an empty answer means that the
-    /// end was reached.
-    pub(super) fn poll(&mut self) -> io::Result<Vec<ScriptEvent>> {
-        let mut fresh = Vec::new();
-        (&mut self.file).take(MAX_AT_ONCE as u64).read_to_end(&mut fresh)?;
-        self.total += fresh.len() as u64;
-        Ok(self.split(&fresh))
-    }
-
-    fn split(&mut self, fresh: &[u8]) -> Vec<ScriptEvent> {
+impl Lines {
+    /// The events of the lines that `fresh` completes.
+    pub fn feed(&mut self, fresh: &[u8]) -> Vec<ScriptEvent> {
         let mut events = Vec::new();
         for piece in fresh.split_inclusive(|byte| *byte == b'\n') {
             let (body, complete) = match piece.split_last() {
@@ -121,6 +114,41 @@ impl Tail {
     }
 }
 
+/// Follows a file that grows.
+pub(super) struct Tail {
+    /// The very file that the node made: a script that puts another in its place is not followed.
+    file: File,
+    lines: Lines,
+    total: u64,
+}
+
+/// What a look at the file found.
+#[derive(Debug, PartialEq)]
+pub(super) struct Said {
+    pub(super) events: Vec<ScriptEvent>,
+    /// Nothing more was there to be read.
+    pub(super) at_end: bool,
+}
+
+impl Tail {
+    pub(super) fn new(file: File) -> Self {
+        Self { file, lines: Lines::default(), total: 0 }
+    }
+
+    /// Whether the script has appended more than it may.
+    pub(super) fn is_over_limit(&self) -> bool {
+        self.total > MAX_EVENTS
+    }
+
+    /// The events among what was appended since the last look, of which at most 256 KiB are read.
+    pub(super) fn poll(&mut self) -> io::Result<Said> {
+        let mut fresh = Vec::new();
+        (&mut self.file).take(MAX_AT_ONCE as u64).read_to_end(&mut fresh)?;
+        self.total += fresh.len() as u64;
+        Ok(Said { events: self.lines.feed(&fresh), at_end: fresh.is_empty() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -139,10 +167,10 @@ mod tests {
     fn lines_are_read_as_they_are_completed() {
         let (mut file, mut tail) = tail();
         file.write_all(b"{\"event\":\"started\",\"pid\":1}\n{\"event\":\"progress\",\"st").unwrap();
-        assert_eq!(tail.poll().unwrap(), [ScriptEvent::Started]);
+        assert_eq!(tail.poll().unwrap().events, [ScriptEvent::Started]);
         file.write_all(b"ep\":3,\"loss\":0.5}\n").unwrap();
-        assert_eq!(tail.poll().unwrap(), [ScriptEvent::Progress { step: 3, loss: Some(0.5) }]);
-        assert_eq!(tail.poll().unwrap(), []);
+        assert_eq!(tail.poll().unwrap().events, [ScriptEvent::Progress { step: 3, loss: Some(0.5) }]);
+        assert_eq!(tail.poll().unwrap(), Said { events: vec![], at_end: true });
     }
 
     #[test]
@@ -151,7 +179,49 @@ mod tests {
         file.write_all(b"not json\n\n{\"event\":\"done\"}\n{\"event\":\"mystery\",\"x\":[1]}\n").unwrap();
         file.write_all(&vec![b'x'; MAX_LINE + 1]).unwrap();
         file.write_all(b"{\"event\":\"started\"}\n{\"event\":\"checkpoint\",\"step\":4,\"dir\":\"/etc\"}\n").unwrap();
-        assert_eq!(tail.poll().unwrap(), [ScriptEvent::Other, ScriptEvent::Checkpoint { step: 4 }]);
+        assert_eq!(tail.poll().unwrap().events, [ScriptEvent::Other, ScriptEvent::Checkpoint { step: 4 }]);
+    }
+
+    #[test]
+    fn what_follows_much_garbage_is_read_before_the_end_is_told() {
+        let (mut file, mut tail) = tail();
+        for _ in 0..5 * MAX_AT_ONCE / 8 {
+            file.write_all(b"garbage\n").unwrap();
+        }
+        file.write_all(b"{\"event\":\"done\",\"samples\":1}\n").unwrap();
+        let mut events = Vec::new();
+        loop {
+            let said = tail.poll().unwrap();
+            events.extend(said.events);
+            if said.at_end {
+                break;
+            }
+        }
+        assert_eq!(events, [ScriptEvent::Done { steps: None, samples: 1 }]);
+    }
+
+    #[test]
+    fn fields_of_a_wrong_kind_and_deep_nesting_are_garbage() {
+        for line in [
+            r#"{"event":"progress","step":-1}"#,
+            r#"{"event":"progress","step":1.5}"#,
+            r#"{"event":"progress","step":4294967296}"#,
+            r#"{"event":"progress","step":"1"}"#,
+            r#"{"event":"progress","step":1,"loss":NaN}"#,
+            r#"{"event":"done","samples":-1}"#,
+            r#"{"event":"done"}"#,
+            r#"{"event":7}"#,
+            r#"{"step":1}"#,
+            "[]",
+            "null",
+        ] {
+            assert_eq!(parse(line.as_bytes()), None, "{line}");
+        }
+        let deep = format!(r#"{{"event":"error","code":{}1{}}}"#, "[".repeat(30_000), "]".repeat(30_000));
+        assert_eq!(parse(deep.as_bytes()), None);
+        assert_eq!(parse(br#"{"event":"progress","step":1,"loss":1e999}"#), None);
+        let last = parse(br#"{"event":"progress","step":4294967295,"loss":null}"#);
+        assert_eq!(last, Some(ScriptEvent::Progress { step: u32::MAX, loss: None }));
     }
 
     proptest! {
@@ -161,11 +231,10 @@ mod tests {
             cut in 0_usize..400,
         ) {
             let cut = cut.min(bytes.len());
-            let (_, mut whole) = tail();
-            let (_, mut parts) = tail();
-            let mut split = parts.split(&bytes[..cut]);
-            split.extend(parts.split(&bytes[cut..]));
-            prop_assert_eq!(whole.split(&bytes), split);
+            let (mut whole, mut parts) = (Lines::default(), Lines::default());
+            let mut split = parts.feed(&bytes[..cut]);
+            split.extend(parts.feed(&bytes[cut..]));
+            prop_assert_eq!(whole.feed(&bytes), split);
         }
     }
 }

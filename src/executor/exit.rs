@@ -39,12 +39,14 @@ pub enum Killed {
         /// Bytes allowed.
         limit: u64,
     },
-    /// It wrote too much: which thing, how much, the limit.
+    /// There was too much of something that it made: bytes, files, processes.
     Output {
         /// What was too much, in words.
         what: Cow<'static, str>,
-        /// Bytes allowed.
+        /// How much is allowed.
         limit: u64,
+        /// Of what, in words.
+        unit: Cow<'static, str>,
     },
 }
 
@@ -110,7 +112,7 @@ impl Exit {
             (Some(Killed::Memory { used, limit }), _) => {
                 format!("out of memory: {used} bytes resident, {limit} booked; ask for more `resources.memory_gb`")
             }
-            (Some(Killed::Output { what, limit }), _) => format!("{what} grew over {limit} bytes"),
+            (Some(Killed::Output { what, limit, unit }), _) => format!("{what} grew over {limit} {unit}"),
             _ if self.ran_out_of_memory() => "out of memory: an allocation was refused".to_owned(),
             (_, Some(EXIT_LAUNCHER)) => "the script could not be started".to_owned(),
             (_, Some(code)) if code > 128 => format!("killed by signal {}", code - 128),

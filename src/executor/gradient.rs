@@ -21,13 +21,18 @@ const MAX_TEXT: u64 = 64 * 1024 * 1024;
 
 /// Why a gradient is not taken.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub enum Error {
     /// There is none.
     #[error("the job asks for a gradient, and there is neither `out/{FILE}` nor `out/{TEXT}`")]
     Missing,
     /// It can't be read, or the model not written.
     #[error("`{}`: {source}", .path.display())]
-    Io { path: PathBuf, source: io::Error },
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// It is too long.
     #[error("`out/{TEXT}` is over {MAX_TEXT} bytes; write `out/{FILE}`")]
     TooLong,
@@ -92,7 +97,10 @@ fn read_gradient(outputs: &Path, schema: &Schema) -> Result<Tensors, Error> {
 
 /// Reads `{"gradients": {name: nested lists of numbers}}` into the shapes of `schema`. Memory is that of the tensors, whatever
 /// the text holds.
-fn parse(text: &[u8], schema: &Schema) -> Result<Tensors, Error> {
+///
+/// # Errors
+/// If it is no such text, or names or shapes are others than those of `schema`.
+pub fn parse(text: &[u8], schema: &Schema) -> Result<Tensors, Error> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let values = reader.deserialize_map(Document { schema })?;
     reader.end()?;

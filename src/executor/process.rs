@@ -32,7 +32,7 @@ const MAPPED: u64 = 2 << 30;
 /// Open files of one process; loaders with many workers stay below it.
 const OPEN_FILES: u64 = 1024;
 /// Processes and threads of one task.
-const PROCESSES: u64 = 512;
+pub(super) const PROCESSES: u64 = 512;
 /// What a job that books no memory or disk gets: 64 GiB, so that only a defect is stopped.
 const UNBOOKED: u64 = 64 << 30;
 /// Characters of the last line on standard error that are kept for the failure's message.

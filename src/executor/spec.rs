@@ -78,6 +78,8 @@ pub struct RunSpec {
     pub optim: Option<ContentId>,
     /// The shard, a directory.
     pub data: ContentId,
+    /// Bytes of its files, as the job tells; a shard that holds more is refused.
+    pub data_bytes: u64,
     /// Where to continue inside the round; `None` for its start.
     pub resume: Option<Resume>,
     /// Parameters of the script, a JSON object as text: the content of `job.json`.
@@ -172,7 +174,7 @@ pub enum FailureKind {
     OutOfMemory,
     /// It was silent for too long.
     Stalled,
-    /// It wrote more than it may.
+    /// It wrote more, or started more processes, than it may.
     OutputLimit,
     /// It could not be started: inputs, bundle or launcher.
     Launch,

@@ -425,6 +425,7 @@ mod tests {
             model: content(),
             optim: None,
             data: content(),
+            data_bytes: u64::MAX,
             resume: None,
             config: "{}".into(),
             seed: Digest([0; 32]),

@@ -4,8 +4,9 @@ use std::{fs, time::Duration};
 
 /// Kernel ticks a second in `/proc/*/stat`; 100 on every Linux there is (`sysconf(_SC_CLK_TCK)`).
 const TICKS: u64 = 100;
-/// Processes looked at; what a fork bomb has beyond it is not counted, and its limit on processes is another one's job.
-const MAX_PROCESSES: usize = 256;
+/// Processes looked at: twice as many as a task may have, so that a count over its limit shows. What a fork bomb has beyond
+/// them is not looked at; it is killed for the count.
+const MAX_PROCESSES: u64 = 1024;
 
 /// What a process tree uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -14,18 +15,19 @@ pub(super) struct Usage {
     pub(super) cpu: Duration,
     /// Resident bytes now.
     pub(super) resident: u64,
+    /// Processes.
+    pub(super) processes: u64,
 }
 
 /// What the descendants of `root` use, without `root` itself: that is the launcher.
 pub(super) fn of_descendants(root: u32) -> Usage {
     let mut total = Usage::default();
     let mut queue = children(root);
-    let mut seen = 0;
     while let Some(pid) = queue.pop() {
-        seen += 1;
-        if seen > MAX_PROCESSES {
+        if total.processes == MAX_PROCESSES {
             break;
         }
+        total.processes += 1;
         if let Some(usage) = of(pid) {
             total.cpu += usage.cpu;
             total.resident += usage.resident;
@@ -49,7 +51,7 @@ fn of(pid: u32) -> Option<Usage> {
     let number = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     // utime stime cutime cstime are fields 14 to 17; `fields` begins at 3.
     let ticks: u64 = (11..15).map(number).sum();
-    Some(Usage { cpu: Duration::from_millis(ticks * 1000 / TICKS), resident: resident(pid).unwrap_or(0) })
+    Some(Usage { cpu: Duration::from_millis(ticks * 1000 / TICKS), resident: resident(pid).unwrap_or(0), processes: 1 })
 }
 
 fn resident(pid: u32) -> Option<u64> {

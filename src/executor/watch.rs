@@ -18,6 +18,7 @@ use super::{
     edge::{Answer, Reporter, Saying, Shared, Signal},
     environment::{self, Surroundings},
     events::{self, ScriptEvent, Tail},
+    overrun::{self, SAMPLES_A_MEASUREMENT},
     process::{self, Launch, LaunchError, Script},
     python::Interpreter,
     session,
@@ -28,10 +29,9 @@ use crate::types::{Step, Time};
 
 /// Between two looks at the events: short against a step, and 100 reads a second cost nothing that can be measured.
 const LOOK: Duration = Duration::from_millis(10);
-/// Looks between two samples of memory and CPU: half a second.
+/// Looks between two samples of memory and CPU ([`overrun::SAMPLE`]).
 const LOOKS_A_SAMPLE: u32 = 50;
-/// Samples between two measurements of what was written: two seconds.
-const SAMPLES_A_MEASUREMENT: u32 = 4;
+
 /// What a watcher is told.
 #[derive(Debug)]
 pub(super) enum Order {
@@ -177,8 +177,11 @@ impl Watcher {
                     // The supervisor is gone, and so is the node's interest.
                     None => self.script.signal(Signal::Kill).await,
                 },
-                _ = looks.tick(), if !self.run.done => {
-                    self.look().await;
+                _ = looks.tick() => {
+                    if !self.run.done {
+                        self.look().await;
+                    }
+                    // A session that waits for its next round is held to its limits too.
                     count = count.wrapping_add(1);
                     if count.is_multiple_of(LOOKS_A_SAMPLE) {
                         self.sample().await;
@@ -232,7 +235,7 @@ impl Watcher {
         session::send_round(&self.socket, &directory, &env).await
     }
 
-    /// Reads what the script said; true if it said anything.
+    /// Reads what the script said; false when there is no more of it.
     async fn look(&mut self) -> bool {
         let said = match self.run.tail.poll() {
             Ok(said) => said,
@@ -242,12 +245,16 @@ impl Watcher {
             }
         };
         if self.run.tail.is_over_limit() {
-            self.kill(Killed::Output { what: "the events file".into(), limit: events::MAX_EVENTS }).await;
+            self.kill(Killed::Output {
+                what: "the events file".into(),
+                limit: events::MAX_EVENTS,
+                unit: "bytes".into(),
+            })
+            .await;
             return false;
         }
-        let any = !said.is_empty();
         let mut progress = None;
-        for event in said {
+        for event in said.events {
             if let ScriptEvent::Progress { step, loss } = event {
                 self.run.loss = loss.or(self.run.loss);
                 progress = Some(Saying::Progress { step, loss });
@@ -261,7 +268,7 @@ impl Watcher {
         if let Some(progress) = progress {
             self.reporter.say(progress).await;
         }
-        any
+        !said.at_end
     }
 
     async fn on_event(&mut self, event: ScriptEvent) {
@@ -327,22 +334,13 @@ impl Watcher {
         let usage = usage::of_descendants(self.script.pid);
         self.run.usage.cpu = self.run.usage.cpu.max(usage.cpu);
         self.run.peak = self.run.peak.max(usage.resident);
-        let limit = process::memory_limit(&self.spec.resources);
-        if usage.resident > limit {
-            return self.kill(Killed::Memory { used: usage.resident, limit }).await;
-        }
+        let mut found = overrun::of_usage(&usage, &self.spec.resources);
         self.samples = self.samples.wrapping_add(1);
-        if self.samples.is_multiple_of(SAMPLES_A_MEASUREMENT) {
-            self.measure_output().await;
+        if found.is_none() && self.samples.is_multiple_of(SAMPLES_A_MEASUREMENT) {
+            found = overrun::of_output(&self.work, &self.spec.resources).await;
         }
-    }
-
-    async fn measure_output(&mut self) {
-        let work = Arc::clone(&self.work);
-        let limit = process::storage_limit(&self.spec.resources);
-        let written = blocking(move || Ok(work.written())).await.unwrap_or(0);
-        if written > limit {
-            self.kill(Killed::Output { what: "what it wrote".into(), limit }).await;
+        if let Some(why) = found {
+            self.kill(why).await;
         }
     }
 

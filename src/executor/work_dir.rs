@@ -13,9 +13,15 @@ use std::{
 
 use rustix::fs::{CWD, Mode as Permissions, OFlags, ResolveFlags, openat2, renameat};
 
-use super::{FailureFile, RunSpec, edge::ProcessId, gradient};
+use super::{
+    FailureFile, RunSpec,
+    edge::ProcessId,
+    gradient,
+    tree::{self, Uncounted},
+};
 use crate::{
     store::Files,
+    tensor::MAX_FILE_BYTES,
     types::{Digest, OutputKind, Step, TaskId},
 };
 
@@ -23,6 +29,8 @@ use crate::{
 const MAX_SOCKET_DIRECTORY: usize = 107 - 40;
 /// Entries of a checkpoint or an output directory, subdirectories included; more is refused.
 const MAX_ENTRIES: usize = 1024;
+/// Bytes of a bundle: one with a PyTorch for GPUs in it has 5.4 GB.
+const MAX_BUNDLE_BYTES: u64 = 16 << 30;
 /// Levels of subdirectories in them.
 const MAX_DEPTH: usize = 4;
 /// Longest `failure.json` read, in bytes; of a longer one nothing is read.
@@ -31,6 +39,9 @@ const MAX_FAILURE: u64 = 64 * 1024;
 const MAX_KEPT: usize = 8;
 /// Logs of tasks that stay on disk.
 const MAX_LOGS: usize = 1000;
+
+/// Bytes of a digest that name a process's directory, in hexadecimal.
+const NAME_BYTES: usize = 8;
 
 /// The directory that all work lies in.
 #[derive(Debug)]
@@ -59,8 +70,10 @@ impl WorkRoot {
         let directory = std::path::absolute(directory)?;
         let root =
             Self { work: directory.join("work"), logs: directory.join("logs"), sockets: std::path::absolute(sockets)? };
-        remove(&root.work);
-        remove(&root.sockets);
+        for path in [&root.work, &root.sockets] {
+            refuse_others(path)?;
+            remove(path);
+        }
         for path in [&root.work, &root.logs, &root.sockets] {
             private_directory(path)?;
         }
@@ -77,7 +90,7 @@ impl WorkRoot {
 
     /// Where a worker with this name works.
     pub(super) fn named(&self, name: &Digest) -> PathBuf {
-        self.work.join(hex::encode(&name.0[..8]))
+        self.work.join(hex::encode(&name.0[..NAME_BYTES]))
     }
 
     /// The socket directory of the process that works in `directory`; made empty.
@@ -107,11 +120,8 @@ impl WorkRoot {
 
 /// Removes a directory and all in it. A failure is told and nothing else: the next start tries again.
 pub(super) fn remove(directory: &Path) {
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(directory = %directory.display(), %error, "a work directory could not be removed");
-        }
-        _ => {}
+    if let Err(error) = tree::remove(directory) {
+        tracing::warn!(directory = %directory.display(), %error, "a work directory could not be removed");
     }
 }
 
@@ -126,11 +136,34 @@ fn private_directory(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// The operator may have named a directory that has a `work` of his own: what no node made is never removed.
+fn refuse_others(path: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let name = entry?.file_name();
+        if hex::decode_to_slice(name.as_encoded_bytes(), &mut [0; NAME_BYTES]).is_err() {
+            let why = format!(
+                "`{}` holds `{}`, which no node made, and would be emptied; choose another directory (WORK_DIR)",
+                path.display(),
+                name.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, why));
+        }
+    }
+    Ok(())
+}
+
 fn prune_logs(logs: &Path) -> io::Result<()> {
     let mut all = Vec::new();
     for entry in fs::read_dir(logs)? {
         let entry = entry?;
-        all.push((entry.metadata()?.modified()?, entry.path()));
+        // What is not named by a task is somebody else's.
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<TaskId>().is_ok()) {
+            all.push((entry.metadata()?.modified()?, entry.path()));
+        }
     }
     all.sort();
     let excess = all.len().saturating_sub(MAX_LOGS);
@@ -163,7 +196,7 @@ impl WorkDir {
         for name in ["inputs", "rounds", "kept", "staging"] {
             fs::create_dir(path.join(name))?;
         }
-        files.export(bundle, &path.join("bundle"))?;
+        files.export_at_most(bundle, &path.join("bundle"), MAX_BUNDLE_BYTES)?;
         Ok(Self { path: path.to_owned() })
     }
 
@@ -201,11 +234,11 @@ impl WorkDir {
         let data = inputs.join("data");
         fs::create_dir_all(&data)?;
         fs::write(inputs.join("job.json"), &spec.config)?;
-        files.export(&spec.model, &inputs.join("model.safetensors"))?;
+        files.export_at_most(&spec.model, &inputs.join("model.safetensors"), MAX_FILE_BYTES)?;
         if let Some(optim) = &spec.optim {
-            files.export(optim, &inputs.join("optim.safetensors"))?;
+            files.export_at_most(optim, &inputs.join("optim.safetensors"), MAX_FILE_BYTES)?;
         }
-        files.export(&spec.data, &data.join(spec.mode.channel()))?;
+        files.export_at_most(&spec.data, &data.join(spec.mode.channel()), spec.data_bytes)?;
         let resume = self.lay_out_checkpoint(&inputs.join("resume"), spec, continue_from, files)?;
         let (directory, events) = self.lay_out_round(number)?;
         Ok(Round { directory, resume, events })
@@ -221,7 +254,7 @@ impl WorkDir {
         let inputs = self.path.join("inputs/0");
         fs::create_dir_all(&inputs)?;
         fs::write(inputs.join("job.json"), config)?;
-        files.export(model, &inputs.join("model.safetensors"))?;
+        files.export_at_most(model, &inputs.join("model.safetensors"), MAX_FILE_BYTES)?;
         self.lay_out_round(0).map(|(directory, _)| directory)
     }
 
@@ -327,9 +360,8 @@ impl WorkDir {
     }
 
     /// Bytes that the script has written and that are still below `rounds/`.
-    pub(super) fn written(&self) -> u64 {
-        let mut entries = MAX_ENTRIES * 16;
-        tree_size(&self.writable(), 0, &mut entries)
+    pub(super) fn written(&self) -> Result<u64, Uncounted> {
+        tree::size(&self.writable())
     }
 
     fn kept(&self, number: u32) -> PathBuf {
@@ -346,7 +378,7 @@ impl WorkDir {
         let parent = self.open_beneath(parent)?;
         renameat(&parent, name, CWD, to)?;
         let mut entries = MAX_ENTRIES;
-        plain_files_only(to, 0, &mut entries).inspect_err(|_| remove_any(to))
+        plain_files_only(to, 0, &mut entries).inspect_err(|_| remove(to))
     }
 
     fn drop_oldest_checkpoints(&self, number: u32) -> io::Result<()> {
@@ -359,14 +391,6 @@ impl WorkDir {
         let excess = all.len().saturating_sub(MAX_KEPT);
         all.iter().take(excess).for_each(|name| remove(&self.kept(number).join(name)));
         Ok(())
-    }
-}
-
-fn remove_any(path: &Path) {
-    if fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
-        remove(path);
-    } else if let Err(error) = fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "what a script left could not be removed");
     }
 }
 
@@ -395,22 +419,6 @@ fn require(directory: &Path, names: &[&str]) -> io::Result<()> {
     match names.iter().find(|name| !directory.join(name).is_file()) {
         Some(missing) => Err(refused(directory, &format!("has no `{missing}`"))),
         None => Ok(()),
-    }
-}
-
-/// Sizes of regular files; links are not followed, and what can't be read counts nothing.
-fn tree_size(path: &Path, depth: usize, entries: &mut usize) -> u64 {
-    let Some(left) = entries.checked_sub(1) else {
-        return 0;
-    };
-    *entries = left;
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() && depth < 16 => {
-            let inside = fs::read_dir(path).into_iter().flatten().flatten();
-            inside.map(|entry| tree_size(&entry.path(), depth + 1, entries)).sum()
-        }
-        Ok(found) if found.is_file() => found.blocks() * 512,
-        _ => 0,
     }
 }
 
@@ -488,6 +496,26 @@ mod tests {
         let checkpoint = checkpoint.unwrap();
         assert_eq!(checkpoint.file_name().unwrap(), "step-00000009");
         assert!(require(&checkpoint, &["model.safetensors", "state.json"]).is_ok());
+    }
+
+    #[test]
+    fn a_directory_with_somebodys_own_files_is_refused_and_they_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let (theirs, logs) = (home.path().join("work/thesis.tex"), home.path().join("logs/mine.log"));
+        fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+        fs::create_dir_all(logs.parent().unwrap()).unwrap();
+        fs::write(&theirs, "years of work").unwrap();
+        fs::write(&logs, "mine").unwrap();
+        let error = WorkRoot::open(home.path(), &home.path().join("sockets")).unwrap_err().to_string();
+        assert!(error.contains("thesis.tex") && error.contains("WORK_DIR"), "{error}");
+        assert_eq!(fs::read_to_string(&theirs).unwrap(), "years of work");
+
+        fs::rename(&theirs, home.path().join("thesis.tex")).unwrap();
+        let root = WorkRoot::open(home.path(), &home.path().join("sockets")).unwrap();
+        fs::create_dir(root.named(&Digest([7; 32]))).unwrap();
+        let root = WorkRoot::open(home.path(), &home.path().join("sockets")).unwrap();
+        assert!(!root.named(&Digest([7; 32])).exists(), "what an earlier node left is removed");
+        assert_eq!(fs::read_to_string(&logs).unwrap(), "mine");
     }
 
     #[test]

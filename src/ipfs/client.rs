@@ -10,10 +10,13 @@ use axum::{body::HttpBody as _, http};
 use bytes::Bytes;
 use futures::stream;
 use reqwest::{Body, Response, multipart};
-use serde::{Deserialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
-use super::Endpoint;
+pub use super::answers::{RemotePin, Verified};
+use super::{
+    Endpoint,
+    answers::{self, Imported},
+};
 use crate::{shard::archive, store::BlockStore, types::ContentId};
 
 /// Time to connect; the daemon is on this machine or near it.
@@ -117,24 +120,6 @@ impl Error {
     }
 }
 
-/// A pin of the daemon.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemotePin {
-    /// The root.
-    pub root: ContentId,
-    /// The name that it was pinned under; empty for none.
-    pub name: String,
-}
-
-/// What the daemon has of a DAG that it pins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Verified {
-    /// Distinct blocks.
-    pub blocks: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
 /// A Kubo daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -158,62 +143,38 @@ impl Client {
 
     /// The daemon's version, which also shows that it is there.
     pub async fn version(&self) -> Result<String, Error> {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(rename = "Version")]
-            version: String,
-        }
-        let answers: Vec<Answer> = self.call("version", &[], CALL_LIMIT).await?;
-        Ok(answers.into_iter().next().map(|answer| answer.version).unwrap_or_default())
+        self.call("version", &[], CALL_LIMIT, answers::version).await
     }
 
     /// Sends the DAG of `root` and pins it under `name`. The blocks are read from `store` as the network takes them.
     pub async fn pin(&self, store: Arc<BlockStore>, root: ContentId, name: &str) -> Result<(), Error> {
         self.import(store, root).await?;
         let root = root.to_string();
-        let _: Vec<serde_json::Value> =
-            self.call("pin/add", &[("arg", &root), ("name", name), ("offline", "true")], WALK_LIMIT).await?;
-        Ok(())
+        self.call("pin/add", &[("arg", &root), ("name", name), ("offline", "true")], WALK_LIMIT, answers::any).await
     }
 
     /// The daemon's recursive pins.
     pub async fn pins(&self) -> Result<Vec<RemotePin>, Error> {
-        #[derive(Deserialize)]
-        struct Line {
-            #[serde(rename = "Cid")]
-            cid: ContentId,
-            #[serde(rename = "Name", default)]
-            name: String,
-        }
         let query = [("type", "recursive"), ("names", "true"), ("stream", "true")];
-        let lines: Vec<Line> = self.call("pin/ls", &query, CALL_LIMIT).await?;
-        Ok(lines.into_iter().map(|line| RemotePin { root: line.cid, name: line.name }).collect())
+        self.call("pin/ls", &query, CALL_LIMIT, answers::pins).await
     }
 
     /// Whether the daemon pins `root` and has all of it; an error says what is missing.
     pub async fn verify(&self, root: &ContentId) -> Result<Verified, Error> {
-        #[derive(Deserialize)]
-        struct Answer {
-            #[serde(rename = "UniqueBlocks")]
-            blocks: u64,
-            #[serde(rename = "TotalSize")]
-            bytes: u64,
-        }
         let root_text = root.to_string();
         let query = [("arg", root_text.as_str()), ("type", "recursive")];
-        let _: Vec<serde_json::Value> = self.call("pin/ls", &query, CALL_LIMIT).await?;
+        self.call("pin/ls", &query, CALL_LIMIT, answers::any).await?;
         let query = [("arg", root_text.as_str()), ("progress", "false"), ("offline", "true")];
-        let answers: Vec<Answer> = self.call("dag/stat", &query, WALK_LIMIT).await?;
-        let answer = answers.into_iter().next().ok_or(Error::NotPinned { root: *root })?;
-        Ok(Verified { blocks: answer.blocks, bytes: answer.bytes })
+        let verified = self.call("dag/stat", &query, WALK_LIMIT, answers::stat).await?;
+        verified.ok_or(Error::NotPinned { root: *root })
     }
 
     /// Takes a pin back. That there is none is no error.
     pub async fn unpin(&self, root: &ContentId) -> Result<(), Error> {
         let root = root.to_string();
-        match self.call::<serde_json::Value>("pin/rm", &[("arg", &root)], CALL_LIMIT).await {
+        match self.call("pin/rm", &[("arg", &root)], CALL_LIMIT, answers::any).await {
             Err(Error::Refused { message, .. }) if message.starts_with("not pinned") => Ok(()),
-            result => result.map(drop),
+            result => result,
         }
     }
 
@@ -242,18 +203,24 @@ impl Client {
             Ok(Err(error)) if !matches!(error, archive::Error::Io(_)) => return Err(Error::Archive(error)),
             _ => {}
         }
-        check_import(&answer?, root)
+        let command = "dag/import";
+        match answers::imported(&answer?, &root).map_err(|source| Error::Answer { command, source })? {
+            Imported::Pinned => Ok(()),
+            Imported::Failed(message) => Err(Error::Refused { command, message }),
+            Imported::Unsaid => Err(Error::NotPinned { root }),
+        }
     }
 
-    async fn call<T: DeserializeOwned>(
+    async fn call<T>(
         &self,
         command: &'static str,
         query: &[(&str, &str)],
         limit: Duration,
-    ) -> Result<Vec<T>, Error> {
+        read: fn(&[u8]) -> serde_json::Result<T>,
+    ) -> Result<T, Error> {
         let request = self.http.post(self.endpoint.command(command, query));
         let bytes = self.answer(command, request, limit).await?;
-        lines(&bytes).map_err(|source| Error::Answer { command, source })
+        read(&bytes).map_err(|source| Error::Answer { command, source })
     }
 
     /// The body of a successful answer, with its trailer looked at.
@@ -285,50 +252,11 @@ impl Client {
     }
 
     fn refusal(&self, command: &'static str, status: u16, bytes: &[u8]) -> Error {
-        #[derive(Deserialize)]
-        struct Refusal {
-            #[serde(rename = "Message")]
-            message: String,
-        }
-        match serde_json::from_slice::<Refusal>(bytes) {
-            Ok(refusal) => Error::Refused { command, message: refusal.message },
+        match answers::refusal(bytes) {
+            Ok(message) => Error::Refused { command, message },
             Err(_) => Error::Foreign { endpoint: self.endpoint.to_string(), command, status },
         }
     }
-}
-
-/// An import succeeded if a line names the root and no reason why it isn't pinned.
-fn check_import(bytes: &[u8], root: ContentId) -> Result<(), Error> {
-    #[derive(Deserialize)]
-    struct Line {
-        #[serde(rename = "Root")]
-        root: Option<Root>,
-    }
-    #[derive(Deserialize)]
-    struct Root {
-        #[serde(rename = "Cid")]
-        cid: CidLink,
-        #[serde(rename = "PinErrorMsg", default)]
-        pin_error: String,
-    }
-    #[derive(Deserialize)]
-    struct CidLink {
-        #[serde(rename = "/")]
-        cid: ContentId,
-    }
-    let command = "dag/import";
-    let lines: Vec<Line> = lines(bytes).map_err(|source| Error::Answer { command, source })?;
-    let named = lines.into_iter().filter_map(|line| line.root).find(|line| line.cid.cid == root);
-    match named {
-        Some(line) if line.pin_error.is_empty() => Ok(()),
-        Some(line) => Err(Error::Refused { command, message: line.pin_error }),
-        None => Err(Error::NotPinned { root }),
-    }
-}
-
-/// JSON values one after the other.
-fn lines<T: DeserializeOwned>(bytes: &[u8]) -> Result<Vec<T>, serde_json::Error> {
-    serde_json::Deserializer::from_slice(bytes).into_iter().collect()
 }
 
 /// The body, and the error in its trailer if there is one.

@@ -4,6 +4,7 @@
 //! is away is no failure of the node: what it is wanted to do waits on the disk. The node never reads content from
 //! the daemon; the way back is `ipfs dag export CID | atlas-node shard add --car -`.
 
+pub mod answers;
 pub mod client;
 pub mod endpoint;
 pub mod pinner;

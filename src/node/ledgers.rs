@@ -190,16 +190,13 @@ impl Ledgers {
             path: self.directory.clone(),
             source: std::io::Error::other(error),
         })??;
-        self.carried(ledger, embedded);
-        Ok(())
+        Ok(self.carried(ledger, embedded)?)
     }
 
     /// Answers for a ledger that was started elsewhere, and follows it.
-    pub fn carried(&self, ledger: &str, embedded: Arc<Embedded>) {
+    pub fn carried(&self, ledger: &str, embedded: Arc<Embedded>) -> Result<(), client::Error> {
         self.open().carried.insert(ledger.to_owned(), Arc::clone(&embedded));
-        if let Err(error) = self.follow(ledger, vec![Endpoint::Peer(Arc::new(Here(embedded)))]) {
-            tracing::error!(ledger, %error, "the ledger that this node carries can't be followed");
-        }
+        self.follow(ledger, vec![Endpoint::Peer(Arc::new(Here(embedded)))])
     }
 
     /// Sends a transaction; the client reports what became of it under `id`.

@@ -263,7 +263,7 @@ async fn open_ledger(
                     tracing::error!(%error, "the embedded ledger is no longer served");
                 }
             });
-            ledgers.carried(chain_id, embedded);
+            ledgers.carried(chain_id, embedded).map_err(ledgers::Error::Client)?;
         }
     }
     Ok(())

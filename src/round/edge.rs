@@ -303,6 +303,29 @@ mod tests {
     }
 
     #[test]
+    fn what_a_script_wrote_is_packaged_only_if_it_is_a_finite_model_of_the_same_shapes() {
+        let store = Store::new();
+        let base = store_model(&store, &[1.0, 1.0]);
+        let refused = |bytes: &[u8]| {
+            let trained = store.files.import_bytes(bytes).unwrap();
+            let request = PackageRequest { base_model: base, trained, codec: UpdateCodec::F32 };
+            package(&*store.files, &request).unwrap_err().to_string()
+        };
+        let bomb = [&(1_u64 << 40).to_le_bytes()[..], b"{}"].concat();
+        for (bytes, words) in [
+            (model(&[1.0, f32::NAN]).to_safetensors(), "finite"),
+            (model(&[f32::INFINITY, 1.0]).to_safetensors(), "finite"),
+            (model(&[1.0, 1.0, 1.0]).to_safetensors(), "tensor"),
+            (model(&[]).to_safetensors(), "tensor"),
+            (bomb, "claims 1099511627776 bytes"),
+            (b"not a model".to_vec(), "claims"),
+        ] {
+            let error = refused(&bytes);
+            assert!(error.contains(words), "`{words}` is missing in: {error}");
+        }
+    }
+
+    #[test]
     fn too_much_is_refused_before_it_is_read() {
         let store = Store::new();
         let base = store_model(&store, &[1.0]);

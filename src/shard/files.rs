@@ -365,10 +365,14 @@ impl store::Files for Files {
 
     /// Writes at most as many bytes as the store's quota: more can't have come from distinct blocks.
     fn export(&self, cid: &ContentId, to: &Path) -> io::Result<()> {
+        self.export_at_most(cid, to, self.store.quota().bytes)
+    }
+
+    fn export_at_most(&self, cid: &ContentId, to: &Path, limit: u64) -> io::Result<()> {
         if fs::symlink_metadata(to).is_ok() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} exists already", to.display())));
         }
-        Ok(self.export_within(cid, to, self.store.quota().bytes)?)
+        Ok(self.export_within(cid, to, limit.min(self.store.quota().bytes))?)
     }
 
     fn list(&self, cid: &ContentId) -> io::Result<Vec<(String, ContentId)>> {
@@ -494,6 +498,118 @@ mod tests {
         symlink("/etc/passwd", source.join("link")).unwrap();
         let error = files.import_path(&source).unwrap_err();
         assert!(error.to_string().contains("neither a file nor a directory"), "{error}");
+    }
+
+    #[test]
+    fn pipes_sockets_and_devices_are_refused_without_being_opened() {
+        let (directory, files) = fixture();
+        let source = directory.path().join("source");
+        fs::create_dir(&source).unwrap();
+        let pipe = source.join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        let error = files.import_path(&source).unwrap_err().to_string();
+        assert!(error.contains("pipe is neither a file nor a directory"), "{error}");
+        fs::remove_file(&pipe).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).unwrap();
+        let error = files.import_path(&source).unwrap_err().to_string();
+        assert!(error.contains("socket is neither a file nor a directory"), "{error}");
+        let error = files.import_path(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.contains("/dev/zero is neither a file nor a directory"), "{error}");
+    }
+
+    /// A file node over these parts, which claims their sizes.
+    fn branch(parts: &[(ContentId, u64)]) -> Vec<u8> {
+        let link = |(cid, size): &(ContentId, u64)| Link { cid: *cid, name: String::new(), total_size: *size };
+        let mut data = Vec::new();
+        crate::store::protobuf::write_varint_field(&mut data, 1, 2);
+        crate::store::protobuf::write_varint_field(&mut data, 3, parts.iter().map(|(_, size)| size).sum());
+        parts.iter().for_each(|(_, size)| crate::store::protobuf::write_varint_field(&mut data, 4, *size));
+        dag_pb::Node { links: parts.iter().map(link).collect(), data }.encode()
+    }
+
+    fn directory_of(name: &str, cid: ContentId) -> Vec<u8> {
+        let link = Link { cid, name: name.to_owned(), total_size: 1 };
+        dag_pb::Node { links: vec![link], data: vec![8, 1] }.encode()
+    }
+
+    #[test]
+    fn a_dag_that_is_too_deep_ends_its_reader_in_words_and_nothing_else() {
+        let (directory, files) = fixture();
+        let store = files.store();
+        let good = files.import_bytes(b"good").unwrap();
+        let leaf = store.put_new(RAW, b"x").unwrap();
+        let (mut file, mut folder) = (leaf, leaf);
+        for _ in 0..20_000 {
+            file = store.put_new(DAG_PB, &branch(&[(file, 1)])).unwrap();
+            folder = store.put_new(DAG_PB, &directory_of("d", folder)).unwrap();
+        }
+        let error = files.read(&file, 100).unwrap_err().to_string();
+        assert!(error.contains("nested too deep"), "{error}");
+        let to = directory.path().join("to");
+        let error = files.export(&folder, &to).unwrap_err().to_string();
+        assert!(error.contains("nested too deep"), "{error}");
+        // Pinning, collecting, counting and archiving follow links too.
+        store.pin(&folder, "bomb").unwrap();
+        store.pin(&good, "good").unwrap();
+        store.collect_garbage(0).unwrap();
+        assert!(store.has(&leaf) && !store.has(&file));
+        assert!(crate::shard::edge::dag_bytes(store, &folder).unwrap() > 20_000);
+        crate::shard::archive::export(store, &folder, &mut |_| Ok(())).unwrap();
+        assert_eq!(files.read(&good, 4).unwrap(), b"good");
+    }
+
+    #[test]
+    fn a_dag_that_is_too_wide_is_refused_by_what_it_claims_or_stopped_at_the_limit() {
+        let (directory, files) = fixture();
+        let store = files.store();
+        let leaf = store.put_new(RAW, &vec![7; CHUNK_BYTES]).unwrap();
+        // A thousand times a thousand times a mebibyte, in three blocks.
+        let (mut file, mut size) = (leaf, CHUNK_BYTES as u64);
+        for _ in 0..2 {
+            file = store.put_new(DAG_PB, &branch(&vec![(file, size); 1000])).unwrap();
+            size *= 1000;
+        }
+        let error = files.read(&file, 1 << 30).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge, "{error}");
+        let to = directory.path().join("to");
+        let error = files.export(&file, &to).unwrap_err().to_string();
+        assert!(error.contains("over the limit of 67108864 bytes"), "{error}");
+        assert_eq!(fs::metadata(&to).unwrap().len(), 0, "it is refused by what it claims");
+        // A directory claims nothing: it is stopped where the limit is.
+        let link = |number: usize| Link { cid: leaf, name: format!("{number:05}"), total_size: 1 };
+        let wide = dag_pb::Node { links: (0..20_000).map(link).collect(), data: vec![8, 1] }.encode();
+        let wide = store.put_new(DAG_PB, &wide).unwrap();
+        let many = directory.path().join("many");
+        let error = files.export_at_most(&wide, &many, 3 << 20).unwrap_err().to_string();
+        assert!(error.contains("over the limit of 3145728 bytes"), "{error}");
+        assert!(fs::read_dir(&many).unwrap().count() <= 4);
+        fs::remove_dir_all(&many).unwrap();
+        let error = files.export(&wide, &many).unwrap_err().to_string();
+        assert!(error.contains("over the limit of 67108864 bytes"), "{error}");
+        assert!(fs::read_dir(&many).unwrap().count() <= 65);
+    }
+
+    /// No hash leads back to itself, so only a damaged disk can show a cycle.
+    #[test]
+    fn a_cycle_on_the_disk_is_found_out_and_nothing_runs_in_circles() {
+        let (directory, files) = fixture();
+        let store = files.store();
+        let good = files.import_bytes(b"good").unwrap();
+        let block = directory_of("d", good);
+        let root = store.put_new(DAG_PB, &block).unwrap();
+        store.sync().unwrap();
+        let name = hex::encode(root.0.hash().digest());
+        let path = directory.path().join("blocks/placed").join(&name[62..]).join(&name);
+        fs::write(&path, directory_of("d", root)).unwrap();
+        store.pin(&root, "cycle").unwrap();
+        store.pin(&good, "good").unwrap();
+        store.collect_garbage(0).unwrap();
+        let error = files.export(&root, &directory.path().join("to")).unwrap_err().to_string();
+        assert!(error.contains(&root.to_string()), "{error}");
+        assert!(!store.has(&root), "the damaged block is dropped, to be fetched again");
+        assert_eq!(files.read(&good, 4).unwrap(), b"good");
+        store.put(&root, &block).unwrap();
+        files.export(&root, &directory.path().join("again")).unwrap();
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! Blocks are verified before they are written, never while they are read for a peer (the peer verifies); what this
 //! node itself uses goes through [`BlockStore::get_verified`].
 
+mod found;
 mod garbage;
 mod index;
 
@@ -32,7 +33,10 @@ use bytes::Bytes;
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
-use self::index::Index;
+use self::{
+    found::{boot_id, list_blocks},
+    index::Index,
+};
 use super::{
     dag_pb::{self, MAX_BLOCK_BYTES, Named},
     pins::{MAX_REASON_BYTES, Pins},
@@ -86,6 +90,18 @@ pub enum Error {
         /// Bytes allowed.
         quota: u64,
     },
+    /// The pin table can't be read.
+    #[error(
+        "the table of pins {} can't be read: restore it from a copy, or move it away to start without pins (what is held for \
+         jobs may then be evicted)",
+        .path.display()
+    )]
+    PinTable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
     /// The pin table failed.
     #[error("the table of pins could not be used")]
     Pins(#[source] Box<redb::Error>),
@@ -102,7 +118,7 @@ impl From<Error> for io::Error {
             Error::Mismatch(_) | Error::TooLarge(_) => io::ErrorKind::InvalidData,
             Error::Hash(_) => io::ErrorKind::Unsupported,
             Error::Reason => io::ErrorKind::InvalidInput,
-            Error::Locked(_) | Error::Pins(_) => io::ErrorKind::Other,
+            Error::Locked(_) | Error::Pins(_) | Error::PinTable { .. } => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
@@ -160,7 +176,8 @@ impl BlockStore {
             at(&path, fs::create_dir_all(&path))?;
         }
         let lock = take_lock(directory)?;
-        let pins = Pins::open(&directory.join("pins.redb"))?;
+        let path = directory.join("pins.redb");
+        let pins = Pins::open(&path).map_err(|error| Error::PinTable { path, source: Box::new(error) })?;
         let store = Self {
             directory: directory.to_owned(),
             quota,
@@ -460,34 +477,4 @@ fn rename_into(from: &Path, to: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }
-}
-
-struct FoundBlock {
-    key: Key,
-    size: u32,
-    modified: Option<std::time::SystemTime>,
-}
-
-/// The blocks in a directory. Half-written ones are deleted, other files left alone.
-fn list_blocks(directory: &Path) -> io::Result<Vec<FoundBlock>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        let mut key = Key::default();
-        if hex::decode_to_slice(name, &mut key).is_ok() {
-            let metadata = entry.metadata()?;
-            let size = u32::try_from(metadata.len()).unwrap_or(u32::MAX);
-            found.push(FoundBlock { key, size, modified: metadata.modified().ok() });
-        } else if name.ends_with(".part") {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(found)
-}
-
-/// Names this run of the machine; `None` where the system does not tell.
-fn boot_id() -> Option<Vec<u8>> {
-    fs::read("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs, io,
     path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -9,6 +10,7 @@ use std::{
 use cid::Cid;
 use redb::{Database, ReadableTable, TableDefinition};
 
+use super::table;
 use crate::types::ContentId;
 
 /// (binary CID, reason).
@@ -35,8 +37,26 @@ pub(crate) struct Pins {
 }
 
 impl Pins {
+    /// Opens or creates the table. One that is damaged is an error, and left as it is: a pin too few would let blocks go that
+    /// somebody counts on.
     pub(crate) fn open(path: &Path) -> Result<Self, redb::Error> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        let before = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            bytes => Some(bytes.map_err(redb::Error::Io)?),
+        };
+        let opened = table::guarded(|| Self::open_checked(path));
+        if let (Err(_), Some(before)) = (&opened, before) {
+            put_back(path, &before).map_err(redb::Error::Io)?;
+        }
+        opened
+    }
+
+    fn open_checked(path: &Path) -> Result<Self, redb::Error> {
+        let mut database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
+        // Opening checks little. The whole table is read below anyway.
+        if !database.check_integrity()? {
+            return Err(redb::Error::Corrupted("its checksums do not fit".to_owned()));
+        }
         let transaction = database.begin_write()?;
         let mut pins = BTreeSet::new();
         for entry in transaction.open_table(PINS)?.iter()? {
@@ -82,5 +102,85 @@ impl Pins {
 
     fn lock(&self) -> MutexGuard<'_, BTreeSet<Pin>> {
         self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Undoes what redb did to repair a file that then was not used.
+fn put_back(path: &Path, before: &[u8]) -> io::Result<()> {
+    if fs::read(path)? == before {
+        return Ok(());
+    }
+    let temporary = path.with_extension("part");
+    fs::write(&temporary, before)?;
+    fs::rename(temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::dag_pb::{RAW, content_id};
+
+    fn pin(number: u8) -> Pin {
+        Pin { root: content_id(RAW, &[number]), reason: format!("job {number}") }
+    }
+
+    #[test]
+    fn a_damaged_table_is_read_whole_or_refused_and_never_ends_the_node() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pins.redb");
+        let pins = Pins::open(&path).unwrap();
+        let all: Vec<Pin> = (0..20).map(pin).collect();
+        for pin in &all {
+            pins.insert(pin.clone()).unwrap();
+        }
+        drop(pins);
+        let good = fs::read(&path).unwrap();
+        let sorted: Vec<Pin> = all.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        let (mut whole, mut refused) = (0, 0);
+        let mut bend = |bytes: Vec<u8>, what: &str| {
+            fs::write(&path, &bytes).unwrap();
+            match Pins::open(&path) {
+                Ok(pins) => {
+                    assert_eq!(pins.list(), sorted, "{what}: pins are lost without a word");
+                    whole += 1;
+                }
+                Err(_) => {
+                    assert!(fs::read(&path).unwrap() == bytes, "{what}: the file was changed");
+                    refused += 1;
+                }
+            }
+        };
+        for cut in [1, 100, 512, 4096, good.len() / 2, good.len() - 1] {
+            bend(good[..cut].to_vec(), &format!("cut at {cut}"));
+        }
+        bend(vec![0; good.len()], "zeros");
+        bend(b"no table".repeat(1000), "text");
+        for at in (0..good.len()).step_by(good.len() / 400 + 1) {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x41;
+            bend(bytes, &format!("byte {at}"));
+        }
+        for at in (0..good.len()).step_by(512) {
+            let mut bytes = good.clone();
+            let end = bytes.len().min(at + 512);
+            bytes[at..end].fill(0);
+            bend(bytes, &format!("sector {at}"));
+        }
+        assert!(whole > 100 && refused > 10, "{whole} whole, {refused} refused: much of the file is spare room");
+        fs::write(&path, &good).unwrap();
+        assert_eq!(Pins::open(&path).unwrap().list(), sorted);
+    }
+
+    /// What a `kill -9` leaves is no damage.
+    #[test]
+    fn a_table_that_was_not_closed_is_read_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, copy) = (directory.path().join("pins.redb"), directory.path().join("copy.redb"));
+        let pins = Pins::open(&path).unwrap();
+        for number in 0..20 {
+            pins.insert(pin(number)).unwrap();
+            fs::copy(&path, &copy).unwrap();
+            assert_eq!(Pins::open(&copy).unwrap().list(), pins.list());
+        }
     }
 }

@@ -267,6 +267,59 @@ mod tests {
     }
 
     #[test]
+    fn every_number_refuses_negative_nan_text_and_too_much_by_its_key() {
+        const FULL: &str = "name='n'\nbundle='b'\nmodel='m'\nseed=1\nrounds=2\nlocal_steps=10\ncheckpoint_every=1\nshards=1\n\
+                            copies=1\nbudget=1\n[data]\npath='d'\nformat='fixed'\nrecord_bytes=4\nheld_out=0.1\n\
+                            [outer]\nlearning_rate=0.7\nmomentum=0.5\n[resources]\ncpu_cores=1.0\nmemory_gb=1.0\n\
+                            storage_gb=1.0\ngpu_count=0\n[evaluation]\nlabel_column=3\n";
+        JobFile::parse(FULL).unwrap();
+        let numbers = FULL.lines().filter(|line| line.ends_with(|last: char| last.is_ascii_digit()));
+        let mut keys = 0;
+        for line in numbers {
+            let (key, _) = line.split_once('=').unwrap();
+            for value in
+                ["-1", "-0.5", "nan", "-inf", "inf", "'1'", "[1]", "true", "1e300", "99999999999999999999", "{}"]
+            {
+                let text = FULL.replace(line, &format!("{key}={value}"));
+                let message = JobFile::parse(&text).expect_err(&format!("{key}={value}")).to_string();
+                assert!(message.contains(key), "{key}={value}: {message}");
+            }
+            keys += 1;
+        }
+        assert_eq!(keys, 16, "every number of the file");
+    }
+
+    #[test]
+    fn every_required_key_is_missed_by_its_name_and_nonsense_is_refused_with_its_line() {
+        for key in ["name", "bundle", "model", "seed", "rounds", "local_steps"] {
+            let rest: String =
+                LEAST.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect();
+            let message = JobFile::parse(&format!("{rest}{DATA}")).expect_err(key).to_string();
+            assert!(message.contains(&format!("missing field `{key}`")), "{message}");
+        }
+        assert!(JobFile::parse(LEAST).unwrap_err().to_string().contains("missing field `data`"));
+        assert!(JobFile::parse(&format!("{LEAST}[data]\n")).unwrap_err().to_string().contains("missing field `path`"));
+        let (long, deep) = ("x".repeat(10_000), "[".repeat(100_000));
+        for (text, expected) in [
+            (LEAST.replace("'digits'", &format!("'{long}'")), "`name` has 1 to 64 printable characters"),
+            (LEAST.replace("'digits'", "\"a\\u0000b\""), "`name` has 1 to 64 printable characters"),
+            (LEAST.replace("'digits'", "\"\\u001b[2J\""), "`name` has 1 to 64 printable characters"),
+            (LEAST.replace("'digits'", "''"), "`name` has 1 to 64 printable characters"),
+            (LEAST.replace("'digits'", "7"), "line 1"),
+            (LEAST.replace("'b'", "''"), "`bundle` is a path or a CID"),
+            (format!("x = {deep}"), "line 1"),
+            (format!("{LEAST}rounds = 3"), "duplicate key"),
+            ("\0\0\0".to_owned(), "line 1"),
+            ("{\"name\": \"json\"}".to_owned(), "line 1"),
+        ] {
+            let message = JobFile::parse(&format!("{text}\n{DATA}")).unwrap_err().to_string();
+            assert!(message.contains(expected) && message.len() < 1_000_000, "{expected}: {message:.300}");
+        }
+        let large = format!("{LEAST}{DATA}[config]\ntext = '{}'", "x".repeat(20_000));
+        assert!(JobFile::parse(&large).unwrap_err().to_string().contains("`config` is over 16384 bytes"));
+    }
+
+    #[test]
     fn a_text_that_reads_as_a_cid_is_one_and_must_be_fetched_first() {
         let cid = "bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku";
         let job = JobFile::parse(&format!("{LEAST}data.path = '{cid}'")).unwrap();

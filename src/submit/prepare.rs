@@ -1,6 +1,9 @@
 //! Imports what a job file names. Blocks on the disk; runs off the event loop.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{Content, Error, JobFile, Records};
 use crate::{
@@ -9,6 +12,9 @@ use crate::{
     tensor,
     types::{ContentId, Digest, JobSpec, ShardSpec},
 };
+
+/// Files and directories of a bundle. A vendored PyTorch has about 20,000; every worker lays out all of them for each process.
+const MAX_BUNDLE_ENTRIES: usize = 65_536;
 
 /// What the command line may set beside the job file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,11 +100,37 @@ fn overridden(job: &JobFile, overrides: Overrides) -> Result<JobFile, Error> {
 }
 
 fn import_bundle(bundle: &Content, base: &Path, files: &dyn Files) -> Result<ContentId, Error> {
+    if let Content::Path(path) = bundle {
+        check_size(&base.join(path))?;
+    }
     let cid = import("bundle", bundle, base, files)?;
     let entries =
         files.list(&cid).map_err(|source| Error::Import { key: "bundle", path: shown(bundle, base), source })?;
     let has_manifest = entries.iter().any(|(name, _)| name == "atlas.toml");
     has_manifest.then_some(cid).ok_or_else(|| Error::value("bundle", "names a directory with an `atlas.toml`"))
+}
+
+/// Counts before anything is read: importing a million files takes minutes and fills the block store.
+fn check_size(bundle: &Path) -> Result<(), Error> {
+    let mut open = vec![bundle.to_owned()];
+    let mut entries = 0;
+    while let Some(directory) = open.pop() {
+        // What can't be read is told by the import.
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            entries += 1;
+            if entries > MAX_BUNDLE_ENTRIES {
+                let reason = format!(
+                    "has over {MAX_BUNDLE_ENTRIES} files and directories: leave out what the script does not need (caches, \
+                     `.git`), and put data into the data set"
+                );
+                return Err(Error::value("bundle", reason));
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                open.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn import(key: &'static str, content: &Content, base: &Path, files: &dyn Files) -> Result<ContentId, Error> {
@@ -117,8 +149,11 @@ fn model_root(model: &ContentId, files: &dyn Files) -> Result<Digest, Error> {
     let limit = usize::try_from(tensor::MAX_FILE_BYTES).unwrap_or(usize::MAX);
     let import = |source| Error::Import { key: "model", path: model.to_string().into(), source };
     let bytes = files.read(model, limit).map_err(import)?;
-    tensor::root::of_file(&bytes)
-        .map_err(|error| Error::value("model", format!("names no usable safetensors file: {error}")))
+    let unusable = |error: tensor::Error| Error::value("model", format!("names no usable safetensors file: {error}"));
+    let root = tensor::root::of_file(&bytes).map_err(unusable)?;
+    // Every update of such a model would be refused, after the work was done.
+    tensor::Tensors::parse(bytes.into()).and_then(|model| model.check_finite()).map_err(unusable)?;
+    Ok(root)
 }
 
 fn shown(content: &Content, base: &Path) -> PathBuf {
@@ -252,5 +287,46 @@ mod tests {
         }
         let few = prepared(JOB, Overrides { shards: Some(16), copies: None }, &scene).unwrap_err();
         assert!(matches!(few, Error::Cut(_)), "{few}");
+    }
+
+    #[test]
+    fn a_bundle_of_a_hundred_thousand_files_is_refused_before_any_is_read() {
+        let scene = scene();
+        let many = scene.0.path().join("bundle/node_modules/many");
+        fs::create_dir_all(&many).unwrap();
+        for number in 0..100_000 {
+            fs::File::create(many.join(number.to_string())).unwrap();
+        }
+        let used = scene.1.store().used_bytes();
+        let error = prepared(JOB, Overrides::default(), &scene).unwrap_err().to_string();
+        assert!(error.contains("`bundle` has over 65536 files"), "{error}");
+        assert_eq!(scene.1.store().used_bytes(), used, "nothing was stored");
+        fs::remove_dir_all(scene.0.path().join("bundle/node_modules")).unwrap();
+        prepared(JOB, Overrides::default(), &scene).unwrap();
+    }
+
+    #[test]
+    fn a_model_that_is_no_safetensors_file_or_not_finite_is_refused_by_its_key() {
+        let scene = scene();
+        let file =
+            |header: &str, data: &[u8]| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat();
+        let one = r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        for (bytes, expected) in [
+            (b"".to_vec(), "header"),
+            (b"PK\x03\x04 a zip file of another format".to_vec(), "header"),
+            (u64::MAX.to_le_bytes().to_vec(), "claims 18446744073709551615 bytes"),
+            ((1_u64 << 40).to_le_bytes().to_vec(), "claims 1099511627776 bytes"),
+            (file("{}", b"trailing"), "byte"),
+            (file(one, &[0; 3]), "byte"),
+            (file(&one.replace("[1]", "[2]"), &[0; 4]), "w"),
+            (file(&one.replace("[1]", "[4294967296,4294967296]"), &[0; 4]), "w"),
+            (file(one, &f32::NAN.to_le_bytes()), "finite"),
+            (file(one, &f32::NEG_INFINITY.to_le_bytes()), "finite"),
+        ] {
+            fs::write(scene.0.path().join("model.safetensors"), &bytes).unwrap();
+            let error = prepared(JOB, Overrides::default(), &scene).unwrap_err().to_string();
+            assert!(error.contains("`model` names no usable safetensors file"), "{error}");
+            assert!(error.contains(expected), "`{expected}` is missing in: {error}");
+        }
     }
 }

@@ -282,6 +282,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_a_path_or_nul_or_endless_is_no_id_and_is_said_so_shortly() {
+        let long = "a".repeat(10_000);
+        let digits = "0".repeat(10_000);
+        for text in ["", ".", "..", "/", "../../etc/passwd", "a/b", "\0", "a\0b", "\u{1b}[2J", &long, &digits] {
+            let refusals = [
+                text.parse::<JobId>().unwrap_err(),
+                text.parse::<TaskId>().unwrap_err(),
+                text.parse::<Digest>().unwrap_err(),
+                text.parse::<NodeKey>().unwrap_err(),
+                text.parse::<ContentId>().unwrap_err(),
+            ];
+            for refusal in refusals.map(|refusal| refusal.to_string()) {
+                assert!(refusal.contains("is not a") && refusal.len() < 250, "{refusal}");
+            }
+            let json = serde_json::to_string(text).unwrap();
+            assert!(serde_json::from_str::<JobId>(&json).is_err() && serde_json::from_str::<ContentId>(&json).is_err());
+        }
+        let inside = format!("{}/../{}", "0".repeat(30), "0".repeat(30));
+        assert!(inside.parse::<JobId>().is_err() && format!("{inside}-1").parse::<TaskId>().is_err());
+        assert!(format!("{}-99999999999", JobId([7; 32])).parse::<TaskId>().is_err());
+    }
+
+    #[test]
     fn a_binary_cid_has_nothing_after_it() {
         let cid = crate::store::dag_pb::content_id(0x55, b"block");
         let bytes = cid.0.to_bytes();

@@ -4,21 +4,30 @@
 //! panic nor take much memory, and what it read must be read again from what it writes. `scripts/fuzz` runs a target under
 //! libFuzzer; `tests/it` runs each over its seeds and over seeds with a few bytes changed.
 
-use std::{fs, path::Path, sync::OnceLock};
+use std::{
+    fs,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use async_trait::async_trait;
 
 use atlas_node::{
     api,
     chain::{
         self,
+        client::{self, Transport, TransportError},
+        embedded,
         ledger::{Genesis, Key, Ledger, Parameters, Proof},
         records, rpc,
         wire::{Message as LedgerMessage, Transaction, query},
     },
     codec,
-    executor::{self, bundle::Bundle, inference},
+    executor::{self, bundle::Bundle, events, gradient, inference},
     gossip::{Announcement, AssignmentNotice, JobMessage, Rollback, StatusChange},
     health,
     identity::Keypair,
+    ipfs,
     proof::{self, evidence},
     protocol::Message,
     shard::{self, car, dataset, unixfs},
@@ -123,6 +132,9 @@ pub(crate) fn all() -> Vec<Target> {
         target("tensors", "state-root", &[("safetensors", safetensors)]),
         target("update", "update", &[("update", encoded_update)]),
         documents(),
+        own(&SCRIPT),
+        own(&REQUESTS),
+        own(&SERVICES),
     ]
 }
 
@@ -132,6 +144,20 @@ fn decoder(page: &'static str, kind: &'static str, run: Decode) -> Decoder {
 
 fn target(name: &'static str, page: &'static str, decoders: &[(&'static str, Decode)]) -> Target {
     Target { name, decoders: decoders.iter().map(|(kind, run)| decoder(page, kind, *run)).collect() }
+}
+
+/// A target without vectors: its name, and its decoders by the names of their seeds.
+type Own = (&'static str, &'static [(&'static str, Decode)]);
+
+/// What a script writes.
+const SCRIPT: Own = ("script", &[("events", script_events), ("gradient", script_gradient)]);
+/// What the embedded ledger is asked.
+const REQUESTS: Own = ("requests", &[("request", ledger_request), ("uri", ledger_uri)]);
+/// What Kubo and a chain's RPC answer.
+const SERVICES: Own = ("services", &[("kubo", kubo_answer), ("chain", chain_answer)]);
+
+fn own((name, decoders): &Own) -> Target {
+    target(name, "", decoders)
 }
 
 fn gossip() -> Target {
@@ -339,6 +365,95 @@ fn encoded_update(bytes: &[u8]) {
     }
 }
 
+/// Cut anywhere, a stream says the same.
+fn script_events(bytes: &[u8]) {
+    let whole = events::Lines::default().feed(bytes);
+    let mut parts = events::Lines::default();
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    let mut cut = parts.feed(first);
+    cut.extend(parts.feed(second));
+    assert_eq!(whole, cut);
+}
+
+fn script_gradient(bytes: &[u8]) {
+    let model = gradient_model();
+    if let Ok(gradient) = gradient::parse(bytes, &model.schema()) {
+        assert!(gradient.iter().all(|(name, _)| model.get(name).is_some()));
+    }
+}
+
+/// Two values in `a`, one in `b`.
+fn gradient_model() -> Tensors {
+    let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[],"data_offsets":[8,12]}}"#;
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 12]].concat();
+    Tensors::parse(file.into()).expect("the model is sound")
+}
+
+fn ledger_request(bytes: &[u8]) {
+    refused_in_json(embedded::refusal(bytes));
+}
+
+/// `method?name=value&name=value`.
+fn ledger_uri(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (method, rest) = text.split_once('?').unwrap_or((&text, ""));
+    let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    refused_in_json(embedded::refusal_of_uri(method, rest.split('&').filter_map(pair).collect()));
+}
+
+fn refused_in_json(refusal: Option<Vec<u8>>) {
+    if let Some(refusal) = refusal {
+        let answer: Value = serde_json::from_slice(&refusal).expect("a refusal is JSON");
+        assert!(answer["error"]["code"].as_i64().is_some_and(|code| code <= -32600), "{answer}");
+    }
+}
+
+/// The first byte picks the command.
+fn kubo_answer(bytes: &[u8]) {
+    use ipfs::answers;
+    let Some((command, body)) = bytes.split_first() else { return };
+    let root = dag_pb::content_id(dag_pb::RAW, b"root");
+    let _ = match command % 6 {
+        0 => answers::version(body).map(drop),
+        1 => answers::pins(body).map(drop),
+        2 => answers::stat(body).map(drop),
+        3 => answers::imported(body, &root).map(drop),
+        4 => answers::refusal(body).map(drop),
+        _ => answers::any(body),
+    };
+}
+
+/// Gives one answer to every question.
+struct Canned(Vec<u8>);
+
+#[async_trait]
+impl Transport for Canned {
+    async fn call(&self, _request: Vec<u8>) -> Result<Vec<u8>, TransportError> {
+        Ok(self.0.clone())
+    }
+
+    fn describe(&self) -> String {
+        "bytes".into()
+    }
+}
+
+fn chain_answer(bytes: &[u8]) {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime without threads")
+    });
+    let config = client::Config {
+        ledger: CHAIN.into(),
+        validator: None,
+        endpoints: Vec::new(),
+        outbox_dir: "/nonexistent".into(),
+        poll: client::Poll::default(),
+    };
+    let failures = runtime.block_on(client::examine(Arc::new(Canned(bytes.to_vec())), &config));
+    assert!(!failures.is_empty(), "no answer is one to every question");
+    assert!(failures.iter().all(|failure| failure.len() < 2_000), "nonsense is not repeated at length");
+}
+
 fn bundle(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         let _ = Bundle::parse(text);
@@ -360,6 +475,9 @@ fn json<T: Serialize + DeserializeOwned>(bytes: &[u8]) {
 fn vectors(page: &str, kind: &str) -> Vec<Vec<u8>> {
     /// Longer ones say only that they are too long.
     const LONGEST: usize = 64 * 1024;
+    if page.is_empty() {
+        return Vec::new();
+    }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("protocols/vectors/{page}.json"));
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let page: Value = serde_json::from_str(&text).expect("vectors are JSON");
@@ -386,9 +504,76 @@ fn own_seeds(kind: &str) -> Vec<Vec<u8>> {
         "manifest" => vec![
             br#"{"format":{"kind":"lines","header":true},"seed":42,"records":23,"held_out":null,"shards":[]}"#.to_vec(),
         ],
+        "events" => texts(&[
+            "{\"event\":\"started\",\"pid\":7}\n{\"event\":\"progress\",\"step\":3,\"of\":9,\"loss\":0.5}\n",
+            "{\"event\":\"checkpoint\",\"step\":4,\"dir\":\"ckpt/step-00000004\"}\n{\"event\":\"metric\",\"name\":\"a\",\"value\":1}\n",
+            "{\"event\":\"done\",\"steps\":9,\"samples\":90}\n",
+            "{\"event\":\"error\",\"code\":\"out_of_memory\",\"msg\":\"no\",\"retryable\":false}\nnot json\n",
+        ]),
+        "gradient" => {
+            texts(&["{\"gradients\": {\"a\": [0.25, -1], \"b\": 2e-3}}", "{\"gradients\": {\"a\": [[1], 2]}}"])
+        }
+        "request" => texts(&[
+            "{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"status\",\"params\":{}}",
+            "{\"jsonrpc\":\"2.0\",\"id\":\"x\",\"method\":\"broadcast_tx_sync\",\"params\":{\"tx\":\"AAAA\"}}",
+            "{\"id\":1,\"method\":\"abci_query\",\"params\":{\"path\":\"/changes\",\"data\":\"00\",\"height\":\"0\",\"prove\":false}}",
+            "{\"id\":1,\"method\":\"block\",\"params\":{\"height\":\"5\"}}",
+            "{\"id\":1,\"method\":\"tx\",\"params\":{\"hash\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"}}",
+            "{\"id\":1,\"method\":\"subscribe\",\"params\":{\"query\":\"tm.event = 'Tx' AND tx.height > 2\"}}",
+            "{\"id\":1,\"method\":\"subscribe\",\"params\":{\"query\":\"a CONTAINS 'b' AND c EXISTS AND d = DATE 2026-01-02\"}}",
+        ]),
+        "uri" => {
+            texts(&["block?height=\"5\"", "tx?hash=0x00ff&prove=true", "abci_query?path=\"/a\"&data=0x0102", "status"])
+        }
+        "kubo" => texts(&[
+            "\0{\"Version\":\"0.42.0\",\"Commit\":\"\"}",
+            "\u{1}{\"Cid\":\"QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn\",\"Name\":\"m\",\"Type\":\"recursive\"}\n",
+            "\u{2}{\"UniqueBlocks\":3,\"TotalSize\":2097262,\"Ratio\":1,\"DagStats\":[]}",
+            "\u{3}{\"Root\":{\"Cid\":{\"/\":\"QmUNLLsPACCz1vLxQVkXqqLX5R1X345qqfHbsf67hvA3Nn\"},\"PinErrorMsg\":\"\"}}\n",
+            "\u{4}{\"Message\":\"no\",\"Code\":0,\"Type\":\"error\"}",
+        ]),
+        "chain" => chain_seeds(),
         "car" => vec![[&[0x0a, 0xa1, 0x67][..], b"version\x01"].concat()],
         _ => Vec::new(),
     }
+}
+
+fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
+    texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// An answer of each kind, and one in words.
+fn chain_seeds() -> Vec<Vec<u8>> {
+    let answer = |result: Value| serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": result }).to_string();
+    let key = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let status = serde_json::json!({
+        "node_info": {
+            "protocol_version": { "p2p": "8", "block": "11", "app": "1" }, "id": "00".repeat(20),
+            "listen_addr": "tcp://127.0.0.1:26656", "network": CHAIN, "version": "0.38.25", "channels": "40",
+            "moniker": "m", "other": { "tx_index": "on", "rpc_address": "tcp://127.0.0.1:26657" }
+        },
+        "sync_info": {
+            "latest_block_hash": "", "latest_app_hash": "", "latest_block_height": "7",
+            "latest_block_time": "2026-01-02T03:04:05Z", "earliest_block_hash": "", "earliest_app_hash": "",
+            "earliest_block_height": "1", "earliest_block_time": "2026-01-02T03:04:05Z", "catching_up": false
+        },
+        "validator_info": {
+            "address": "00".repeat(20), "pub_key": { "type": "tendermint/PubKeyEd25519", "value": key }, "voting_power": "1"
+        }
+    });
+    let query = serde_json::json!({ "response": {
+        "code": 0, "log": "", "info": "", "index": "0", "key": null, "value": "AA==", "proofOps": null, "height": "1",
+        "codespace": ""
+    } });
+    let sent = serde_json::json!({ "code": 0, "data": "", "log": "", "codespace": "", "hash": "00".repeat(32) });
+    let found = serde_json::json!({
+        "hash": "00".repeat(32), "height": "1", "index": 0, "tx": "AA==",
+        "tx_result": { "code": 0, "data": null, "log": "", "info": "", "gas_wanted": "0", "gas_used": "0", "events": [],
+                       "codespace": "" }
+    });
+    let error = r#"{"jsonrpc":"2.0","id":-1,"error":{"code":-32603,"message":"Internal error","data":"tx not found"}}"#;
+    let answers = [status, query, sent, found].map(answer);
+    answers.into_iter().chain([error.to_owned()]).map(String::into_bytes).collect()
 }
 
 fn beat() -> Beat {

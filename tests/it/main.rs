@@ -9,4 +9,5 @@ mod hostile;
 #[path = "../hostile/mod.rs"]
 mod hostile_peer;
 mod interop;
+mod listed;
 mod scenarios;

@@ -1,8 +1,9 @@
 //! One way to a ledger, and the few things that the client asks there.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use tendermint::Hash;
 use tendermint_rpc::{
     Client as _, Error as RpcError, HttpClient, SimpleRequest, client::CompatMode, error::ErrorDetail,
@@ -11,6 +12,7 @@ use tendermint_rpc::{
 
 use super::{
     Config, Endpoint, Transport,
+    http::Http,
     outbox::{Found, Sent},
 };
 use crate::{
@@ -23,9 +25,9 @@ use crate::{
 };
 
 /// A request without an answer for this long means that the endpoint is gone.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest answer of a query in bytes: a page of changes with a thousand jobs of many shards.
-const MAX_ANSWER: usize = 64 * 1024 * 1024;
+pub(super) const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Why an endpoint is of no use now.
 #[derive(Debug, thiserror::Error)]
@@ -54,9 +56,12 @@ pub(super) enum Failure {
 
 /// One line, without the trace that the library adds.
 fn brief(error: &RpcError) -> String {
+    // The library's own words are "HTTP error" and "serde parse error"; what happened is the last of the causes.
+    let cause = || error.trace().chain().last().map(ToString::to_string).unwrap_or_default();
     let text = match error.detail() {
-        // Its own words are "HTTP error"; what happened is the last of its causes.
-        ErrorDetail::Http(_) => error.trace().chain().last().map(ToString::to_string).unwrap_or_default(),
+        ErrorDetail::Http(_) => cause(),
+        ErrorDetail::Response(response) => response.source.to_string(),
+        ErrorDetail::Serde(_) => format!("its answer is not what a chain's RPC answers: {}", cause()),
         detail => detail.to_string(),
     };
     text.lines().next().unwrap_or_default().chars().take(300).collect()
@@ -65,21 +70,31 @@ fn brief(error: &RpcError) -> String {
 /// A way to a ledger's JSON-RPC; the library's client trait gives it all calls.
 #[derive(Clone)]
 pub(super) enum Rpc {
-    Http(HttpClient),
+    Http(Http),
+    Https(HttpClient),
     Peer(Arc<dyn Transport>),
 }
 
 #[async_trait]
 impl tendermint_rpc::Client for Rpc {
     async fn perform<R: SimpleRequest>(&self, request: R) -> Result<R::Output, RpcError> {
-        match self {
-            Self::Http(client) => client.perform(request).await,
+        // The library panics on some answers (base64 that is padding alone), and a ledger may answer anything.
+        let asked = AssertUnwindSafe(self.perform_unguarded(request)).catch_unwind().await;
+        asked.unwrap_or_else(|_| Err(RpcError::client_internal("its answer can't be decoded".to_owned())))
+    }
+}
+
+impl Rpc {
+    async fn perform_unguarded<R: SimpleRequest>(&self, request: R) -> Result<R::Output, RpcError> {
+        let answer = match self {
+            Self::Https(client) => return client.perform(request).await,
+            Self::Http(client) => client.call(request.into_json()).await?,
             Self::Peer(transport) => {
                 let answer = transport.call(request.into_json().into_bytes()).await;
-                let answer = answer.map_err(|error| RpcError::client_internal(error.to_string()))?;
-                R::Response::from_string(answer).map(Into::into)
+                answer.map_err(|error| RpcError::client_internal(error.to_string()))?
             }
-        }
+        };
+        R::Response::from_string(answer).map(Into::into)
     }
 }
 
@@ -87,6 +102,7 @@ impl fmt::Debug for Rpc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http(_) => "Rpc::Http",
+            Self::Https(_) => "Rpc::Https",
             Self::Peer(_) => "Rpc::Peer",
         })
     }
@@ -121,7 +137,8 @@ pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> 
         return Err(Failure::Behind { found: height, seen });
     }
     let mode = CompatMode::from_version(status.node_info.version).map_err(Failure::Version)?;
-    if let Rpc::Http(client) = &mut rpc {
+    // Of what is asked here, nothing depends on it but how events are read, which nobody does.
+    if let Rpc::Https(client) = &mut rpc {
         client.set_compat_mode(mode);
     }
     Ok(Opened { rpc, host: host.filter(|_| single) })
@@ -129,10 +146,13 @@ pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> 
 
 fn open(endpoint: &Endpoint) -> Result<Rpc, Failure> {
     Ok(match endpoint {
-        Endpoint::Http(url) => {
-            let url = url.parse().map_err(Failure::Address)?;
-            Rpc::Http(HttpClient::builder(url).timeout(REQUEST_TIMEOUT).build().map_err(Failure::Address)?)
-        }
+        Endpoint::Http(url) => match Http::new(url) {
+            Some(plain) => Rpc::Http(plain.map_err(Failure::Address)?),
+            None => {
+                let url = url.parse().map_err(Failure::Address)?;
+                Rpc::Https(HttpClient::builder(url).timeout(REQUEST_TIMEOUT).build().map_err(Failure::Address)?)
+            }
+        },
         Endpoint::Peer(transport) => Rpc::Peer(transport.clone()),
     })
 }
@@ -206,6 +226,20 @@ impl Rpc {
             Err(failure) => Err(failure),
         }
     }
+}
+
+/// Asks a ledger everything that a client asks, once, and says what is wrong with its answers. Changes nothing there: the
+/// transaction that it offers is none.
+pub async fn examine(ledger: Arc<dyn Transport>, config: &Config) -> Vec<String> {
+    let rpc = Rpc::Peer(ledger.clone());
+    let failures = [
+        connect(&Endpoint::Peer(ledger), config, 0).await.err(),
+        rpc.changes(0).await.err(),
+        rpc.nonce(&NodeKey([0; 32])).await.err(),
+        rpc.send(Vec::new()).await.err(),
+        rpc.find(&Digest([0; 32])).await.err(),
+    ];
+    failures.into_iter().flatten().map(|failure| failure.to_string()).collect()
 }
 
 /// What CometBFT's words for a refused transaction mean; they are not codes in every version.

@@ -5,7 +5,7 @@
 //! CometBFT chain, an embedded one on this machine, or one at a peer ([`Transport`]); the requests are the same.
 //!
 //! - `outbox` is the pure part: ids, nonces, what is in flight, what to send again.
-//! - `journal` keeps it on disk, `connection` is one way to a ledger, `watch` hears of blocks, `driver` is the task.
+//! - `journal` keeps it on disk, `connection` is one way to a ledger (`http` carries it), `watch` hears of blocks, `driver` is the task.
 //!
 //! It never reports what is not final, never signs a message anew while its bytes could still be included, and
 //! never talks to a ledger of another name than its own.
@@ -13,6 +13,7 @@
 mod backoff;
 mod connection;
 mod driver;
+mod http;
 mod journal;
 mod outbox;
 mod watch;
@@ -32,6 +33,7 @@ use crate::{
     types::{Digest, LedgerId, NodeKey},
 };
 use connection::Rpc;
+pub use connection::examine;
 use driver::{Command, Driver};
 use journal::Journal;
 use outbox::Outbox;
@@ -291,3 +293,6 @@ impl Handle {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod nonsense_tests;

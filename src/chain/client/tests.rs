@@ -21,15 +21,15 @@ use crate::{
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Lab {
-    embedded: Arc<Embedded>,
+pub(super) struct Lab {
+    pub(super) embedded: Arc<Embedded>,
     host: Keypair,
     directory: TempDir,
 }
 
 /// A peer whose link can be cut.
 struct Peer {
-    embedded: Arc<Embedded>,
+    pub(super) embedded: Arc<Embedded>,
     cut: Arc<AtomicBool>,
 }
 
@@ -47,7 +47,7 @@ impl Transport for Peer {
     }
 }
 
-fn lab() -> Lab {
+pub(super) fn lab() -> Lab {
     let host = Keypair::from_secret(&[1; 32]);
     let directory = tempfile::tempdir().unwrap();
     let genesis = embedded::job_genesis("atlas-job-test".to_owned(), host.node_key());
@@ -64,12 +64,12 @@ impl Lab {
         Endpoint::Http(url)
     }
 
-    fn peer(&self) -> (Endpoint, Arc<AtomicBool>) {
+    pub(super) fn peer(&self) -> (Endpoint, Arc<AtomicBool>) {
         let cut = Arc::<AtomicBool>::default();
         (Endpoint::Peer(Arc::new(Peer { embedded: self.embedded.clone(), cut: cut.clone() })), cut)
     }
 
-    fn config(&self, endpoints: Vec<Endpoint>) -> Config {
+    pub(super) fn config(&self, endpoints: Vec<Endpoint>) -> Config {
         Config {
             ledger: "atlas-job-test".to_owned(),
             validator: Some(self.host.node_key()),
@@ -80,11 +80,11 @@ impl Lab {
     }
 }
 
-fn worker() -> Keypair {
+pub(super) fn worker() -> Keypair {
     Keypair::from_secret(&[2; 32])
 }
 
-fn register(label: &str) -> Message {
+pub(super) fn register(label: &str) -> Message {
     Message::RegisterNode {
         node_id: label.to_owned(),
         address: None,
@@ -112,7 +112,7 @@ async fn until<T>(events: &mut mpsc::Receiver<Event>, mut wanted: impl FnMut(&Ev
     tokio::time::timeout(LIMIT, search).await.expect("the event comes in time")
 }
 
-async fn committed(events: &mut mpsc::Receiver<Event>, wanted: u64) -> (u32, u64, Digest) {
+pub(super) async fn committed(events: &mut mpsc::Receiver<Event>, wanted: u64) -> (u32, u64, Digest) {
     until(events, |event| match event {
         Event::Committed { id, code, height, hash, .. } if *id == wanted => Some((*code, *height, *hash)),
         Event::Rejected { id, reason } => panic!("{id} was rejected: {reason}"),
@@ -121,7 +121,7 @@ async fn committed(events: &mut mpsc::Receiver<Event>, wanted: u64) -> (u32, u64
     .await
 }
 
-async fn disconnected(events: &mut mpsc::Receiver<Event>) -> String {
+pub(super) async fn disconnected(events: &mut mpsc::Receiver<Event>) -> String {
     until(events, |event| match event {
         Event::Disconnected { reason } => Some(reason.clone()),
         _ => None,

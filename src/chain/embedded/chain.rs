@@ -49,8 +49,8 @@ pub(super) struct Chain {
 impl Chain {
     /// Opens the chain in `directory` and brings `application`, which is at genesis, to its last block.
     pub(super) fn open(directory: &Path, host: Host, mut application: Box<dyn Application>) -> Result<Self, Error> {
-        let index = Index::open(&directory.join("index.redb"))?;
-        let from = restore(directory, index.height()?, application.as_mut())?;
+        let (index, height) = open_index(&directory.join("index.redb"))?;
+        let from = restore(directory, height, application.as_mut())?;
         let mut log = Log::open(&directory.join("blocks.log"))?;
         let archive =
             Archive::new(index, log.reader().map_err(|source| Error::Io { path: directory.to_owned(), source })?);
@@ -122,6 +122,24 @@ impl Chain {
         self.archive.flush()?;
         let state = self.application.read().expect("only this thread writes, and it has not panicked").snapshot();
         Ok(snapshot::write(&self.directory, &Snapshot { height, offset, state })?)
+    }
+}
+
+/// The index, and the height that it reaches. One that is damaged is set aside and made anew: all of it follows from the log.
+fn open_index(path: &Path) -> Result<(Index, u64), Error> {
+    let open = || {
+        let index = Index::open(path)?;
+        let height = index.height()?;
+        Ok((index, height))
+    };
+    match open() {
+        Err(error) if index::Error::is_damage(&error) => {
+            let aside = path.with_extension("damaged");
+            tracing::warn!(path = %path.display(), kept = %aside.display(), "the block index is damaged and made anew");
+            std::fs::rename(path, &aside).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+            Ok(open()?)
+        }
+        opened => Ok(opened?),
     }
 }
 

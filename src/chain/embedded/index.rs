@@ -11,7 +11,10 @@ use tendermint::abci::response::FinalizeBlock;
 use tendermint_proto::v0_38::abci::ResponseFinalizeBlock;
 
 use super::archive::Committed;
-use crate::types::Digest;
+use crate::{
+    store::table::{guarded, is_damage},
+    types::Digest,
+};
 
 /// Memory that the index may use for pages, in bytes. Old blocks are asked for rarely.
 const CACHE_BYTES: usize = 4 * 1024 * 1024;
@@ -25,6 +28,13 @@ const TRANSACTIONS: TableDefinition<'_, &[u8; 32], (u64, u32)> =
 #[derive(Debug, thiserror::Error)]
 #[error("the block index failed; it may be deleted while no node runs, and is then made again from the log")]
 pub struct Error(#[source] Box<redb::Error>);
+
+impl Error {
+    /// Whether the file is what is wrong, so that making it anew helps.
+    pub(super) fn is_damage(&self) -> bool {
+        is_damage(&self.0)
+    }
+}
 
 impl<T: Into<redb::Error>> From<T> for Error {
     fn from(error: T) -> Self {
@@ -46,6 +56,10 @@ pub(super) struct Entry {
 
 impl Index {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        guarded(|| Self::open_unguarded(path))
+    }
+
+    fn open_unguarded(path: &Path) -> Result<Self, Error> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
         let write = database.begin_write()?;
         write.open_table(OFFSETS)?;
@@ -57,12 +71,18 @@ impl Index {
 
     /// The height up to which it is complete.
     pub(super) fn height(&self) -> Result<u64, Error> {
-        let table = self.database.begin_read()?.open_table(OFFSETS)?;
-        Ok(table.last()?.map_or(0, |(height, _)| height.value()))
+        guarded(|| {
+            let table = self.database.begin_read()?.open_table(OFFSETS)?;
+            Ok(table.last()?.map_or(0, |(height, _)| height.value()))
+        })
     }
 
     /// Adds blocks, all or none, and syncs.
     pub(super) fn insert<'a>(&self, blocks: impl Iterator<Item = &'a Committed>) -> Result<(), Error> {
+        guarded(|| self.insert_unguarded(blocks))
+    }
+
+    fn insert_unguarded<'a>(&self, blocks: impl Iterator<Item = &'a Committed>) -> Result<(), Error> {
         let write = self.database.begin_write()?;
         {
             let mut offsets = write.open_table(OFFSETS)?;
@@ -83,6 +103,10 @@ impl Index {
     }
 
     pub(super) fn block(&self, height: u64) -> Result<Option<Entry>, Error> {
+        guarded(|| self.block_unguarded(height))
+    }
+
+    fn block_unguarded(&self, height: u64) -> Result<Option<Entry>, Error> {
         let read = self.database.begin_read()?;
         let Some(offset) = read.open_table(OFFSETS)?.get(height)? else {
             return Ok(None);
@@ -94,8 +118,10 @@ impl Index {
     }
 
     pub(super) fn transaction(&self, hash: &Digest) -> Result<Option<(u64, u32)>, Error> {
-        let table = self.database.begin_read()?.open_table(TRANSACTIONS)?;
-        Ok(table.get(&hash.0)?.map(|place| place.value()))
+        guarded(|| {
+            let table = self.database.begin_read()?.open_table(TRANSACTIONS)?;
+            Ok(table.get(&hash.0)?.map(|place| place.value()))
+        })
     }
 }
 

@@ -59,6 +59,16 @@ const JOB_FAUCET: u64 = 1_000_000_000_000;
 /// Why an embedded ledger does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What it began from can't be read.
+    #[error(
+        "{path} is no genesis of this program: restore it from a copy, or choose another --data-dir for a new ledger"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: codec::Error,
+    },
     /// The disk.
     #[error("{path}: {source}")]
     Io {
@@ -249,6 +259,26 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     })
 }
 
+/// The answer that refuses a request; `None` for one that would be performed. Reads as the server does, over HTTP and
+/// websocket alike, and does nothing.
+pub fn refusal(body: &[u8]) -> Option<Vec<u8>> {
+    let request = match rpc::Request::read(body) {
+        Ok(request) => request,
+        Err(refusal) => return Some(refusal),
+    };
+    let read = match request.method.as_str() {
+        "subscribe" => websocket::read_query(request.params).map(drop),
+        method => rpc::Call::from_json(method, request.params).map(drop),
+    };
+    read.err().map(|error| rpc::envelope(&request.id, Err(error)))
+}
+
+/// The same for a GET of `method` with these parameters.
+pub fn refusal_of_uri(method: &str, params: std::collections::BTreeMap<String, String>) -> Option<Vec<u8>> {
+    let call = rpc::Uri(params).into_json().and_then(|params| rpc::Call::from_json(method, params));
+    call.err().map(|error| rpc::envelope(&serde_json::Value::Null, Err(error)))
+}
+
 /// A chain id for the ledger of one job with `settle = "none"`: `atlas-job-` and 8 hexadecimal digits.
 pub fn job_chain_id() -> LedgerId {
     format!("atlas-job-{}", hex::encode(clock::random_bytes::<4>()))
@@ -291,8 +321,8 @@ fn keep_genesis(directory: &Path, genesis: Genesis) -> Result<Genesis, Error> {
     let fail = |source| Error::Io { path: path.clone(), source };
     match fs::read(&path) {
         Ok(bytes) => {
-            let invalid = |error| fail(io::Error::new(io::ErrorKind::InvalidData, error));
-            let kept: Genesis = codec::decode(&bytes, MAX_GENESIS).map_err(invalid)?;
+            let damaged = |source| Error::Damaged { path: path.clone(), source };
+            let kept: Genesis = codec::decode(&bytes, MAX_GENESIS).map_err(damaged)?;
             if kept.chain_id == genesis.chain_id {
                 Ok(kept)
             } else {

@@ -9,6 +9,7 @@ use tendermint_rpc::{
     event::EventData,
     query::{EventType, Query},
 };
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::{
@@ -461,4 +462,99 @@ fn base64_hash(text: &str) -> serde_json::Value {
 fn uri_bytes(bytes: &[u8]) -> serde_json::Value {
     let request = tendermint_rpc::endpoint::broadcast::tx_sync::Request::new(bytes);
     serde_json::to_value(request).unwrap()["tx"].clone()
+}
+
+/// A websocket by hand (RFC 6455): the libraries' clients send no garbage.
+struct RawSocket(tokio::net::TcpStream);
+
+impl RawSocket {
+    async fn open(address: &str) -> Self {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let hello = "GET /websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+        stream.write_all(hello.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+        Self(stream)
+    }
+
+    /// One frame, masked with zeros. What the other side no longer takes is no failure.
+    async fn send(&mut self, opcode: u8, payload: &[u8]) {
+        let length = u64::try_from(payload.len()).unwrap();
+        let head = [&[0x80 | opcode, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat();
+        let _ = self.0.write_all(&[&head, payload].concat()).await;
+    }
+
+    /// The next answer; `None` when the connection is closed.
+    async fn answer(&mut self) -> Option<serde_json::Value> {
+        loop {
+            let mut head = [0; 2];
+            self.0.read_exact(&mut head).await.ok()?;
+            let length = match head[1] & 0x7f {
+                126 => u64::from(self.0.read_u16().await.ok()?),
+                127 => self.0.read_u64().await.ok()?,
+                short => short.into(),
+            };
+            let mut payload = vec![0; usize::try_from(length).unwrap()];
+            self.0.read_exact(&mut payload).await.ok()?;
+            match head[0] & 0x0f {
+                1 => return Some(serde_json::from_slice(&payload).unwrap()),
+                8 => return None,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_survives_what_is_no_request_and_answers_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let embedded = open(directory.path()).unwrap();
+    let address = served(&embedded).await;
+    let mut socket = RawSocket::open(&address).await;
+    let subscribe = |query: &str| {
+        serde_json::json!({ "id": 7, "method": "subscribe", "params": { "query": query } }).to_string().into_bytes()
+    };
+    let deep = vec![b'['; 100_000];
+    for garbage in [
+        &b""[..],
+        b"{",
+        b"[]",
+        b"{\"method\":5}",
+        b"{\"id\":1,\"method\":\"broadcast_tx_commit\",\"params\":{\"tx\":\"====\"}}",
+        b"{\"id\":1,\"method\":\"unsubscribe\",\"params\":{\"query\":\"tm.event = 'Tx'\"}}",
+        &deep,
+        &subscribe("no query"),
+        &subscribe("tm.event = 'Tx' AND a = 1.5"),
+        &subscribe(&format!("tm.event = '{}'", "x".repeat(10_000))),
+        &subscribe("tm.event = 'Tx' AND tx.height = \u{0}"),
+    ] {
+        socket.send(1, garbage).await;
+        let answer = socket.answer().await.expect("the connection stays");
+        assert!(answer["error"]["code"].as_i64().unwrap() <= -32600, "{answer}");
+    }
+    socket.send(2, b"\xff\xfe").await;
+    assert!(socket.answer().await.unwrap()["error"].is_object(), "bytes are read as a request too");
+    for number in 0..5 {
+        socket.send(1, &subscribe(&format!("tm.event = 'Tx' AND tx.height = {number}"))).await;
+        assert!(socket.answer().await.unwrap()["result"].is_object());
+    }
+    socket.send(1, &subscribe("tm.event = 'NewBlock'")).await;
+    let refused = socket.answer().await.unwrap();
+    assert!(refused["error"]["data"].as_str().unwrap().contains("at most 5 subscriptions"), "{refused}");
+    socket.send(1, br#"{"id":1,"method":"health"}"#).await;
+    assert_eq!(socket.answer().await.unwrap()["result"], serde_json::json!({}));
+
+    // What breaks the protocol or its limit ends this connection and no other.
+    let mut other = RawSocket::open(&address).await;
+    socket.send(1, &vec![b' '; rpc::MAX_REQUEST + 1]).await;
+    assert!(socket.answer().await.is_none());
+    let mut broken = RawSocket::open(&address).await;
+    broken.send(0x0f, b"no such frame").await;
+    assert!(broken.answer().await.is_none());
+    other.send(1, br#"{"id":1,"method":"health"}"#).await;
+    assert_eq!(other.answer().await.unwrap()["result"], serde_json::json!({}));
 }

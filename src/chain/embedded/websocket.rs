@@ -21,6 +21,8 @@ use crate::{clock, types::Time};
 
 /// Subscriptions of one connection (CometBFT's `max_subscriptions_per_client`); a further one is refused.
 const MAX_SUBSCRIPTIONS: usize = 5;
+/// The longest query in bytes (CometBFT's limit too); each of its events repeats it.
+const MAX_QUERY: usize = 512;
 /// Requests of one connection in work at once; while there are as many, no further message is read.
 const MAX_IN_WORK: usize = 16;
 /// A message that the other side does not take for this long ends the connection.
@@ -108,14 +110,7 @@ impl Connection {
     }
 
     fn subscribe(&mut self, request: &Request) -> Result<Value, Error> {
-        let text = query_text(request.params.clone())?;
-        let query: Query = text.parse().map_err(Error::invalid_params)?;
-        if let Some(condition) = query.conditions.iter().find(|condition| !is_supported(condition)) {
-            return Err(Error::invalid_params(format!(
-                "`{}`: texts and whole numbers are understood, no dates and no fractions",
-                condition.key
-            )));
-        }
+        let (text, query) = read_query(request.params.clone())?;
         if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Err(Error::internal(format!("at most {MAX_SUBSCRIPTIONS} subscriptions a connection")));
         }
@@ -183,6 +178,22 @@ impl Connection {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(Gone),
         }
+    }
+}
+
+/// What a subscription asks for, as text and understood.
+pub(super) fn read_query(params: Value) -> Result<(String, Query), Error> {
+    let text = query_text(params)?;
+    if text.len() > MAX_QUERY {
+        return Err(Error::invalid_params(format!("`query` has at most {MAX_QUERY} bytes")));
+    }
+    let query: Query = text.parse().map_err(Error::invalid_params)?;
+    match query.conditions.iter().find(|condition| !is_supported(condition)) {
+        Some(condition) => Err(Error::invalid_params(format!(
+            "`{}`: texts and whole numbers are understood, no dates and no fractions",
+            condition.key
+        ))),
+        None => Ok((text, query)),
     }
 }
 

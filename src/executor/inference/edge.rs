@@ -22,10 +22,11 @@ use super::{MAX_RESULT, WorkerSpec};
 use crate::{
     clock,
     executor::{
-        Mode,
+        Exit, Mode,
         bundle::Bundle,
         edge::{Shared, Signal, Supervisor},
         environment::{self, Surroundings},
+        overrun,
         process::{self, Launch, LaunchError, Script},
         work_dir::WorkDir,
     },
@@ -201,11 +202,22 @@ async fn run<F: Future<Output = ()>>(
         let (shared, spec, directory) = (Arc::clone(&shared), spec.clone(), directory.clone());
         tokio::task::spawn_blocking(move || prepare(&shared, &spec, &directory)).await
     };
-    let (launch, socket) =
+    let (work, launch, socket) =
         prepared.map_err(|error| LaunchError::Host("its inputs can't be laid out", error.into())).flatten()?;
     let mut script = Script::start(&shared, &launch)?;
     let client = Client::new(socket, &spec)?;
-    let message = watch(&mut script, client, stopped, ready).await;
+    let pid = script.pid;
+    let message = tokio::select! {
+        message = watch(&mut script, client, stopped, ready) => Ok(message),
+        why = overrun::watch(pid, &work, &spec.resources) => Err(why),
+    };
+    let message = match message {
+        Ok(message) => message,
+        Err(why) => {
+            script.signal(Signal::Kill).await;
+            Exit { killed: Some(why), last_words: script.last_words().await, ..Exit::default() }.describe()
+        }
+    };
     tokio::task::spawn_blocking(move || shared.root.clear(&directory));
     Ok(message)
 }
@@ -247,7 +259,11 @@ async fn stop(script: &mut Script) {
     }
 }
 
-fn prepare(shared: &Shared, spec: &WorkerSpec, directory: &std::path::Path) -> Result<(Launch, PathBuf), LaunchError> {
+fn prepare(
+    shared: &Shared,
+    spec: &WorkerSpec,
+    directory: &std::path::Path,
+) -> Result<(Arc<WorkDir>, Launch, PathBuf), LaunchError> {
     let host = |what| move |error| LaunchError::Host(what, error);
     let interpreter = shared.interpreter().map_err(LaunchError::Python)?;
     let work = WorkDir::create(directory, &spec.bundle, shared.files.as_ref())
@@ -266,7 +282,7 @@ fn prepare(shared: &Shared, spec: &WorkerSpec, directory: &std::path::Path) -> R
     process::specification(&work, &around, environment, &spec.resources)
         .write(&path)
         .map_err(host("its launch file can't be written"))?;
-    Ok((Launch { spec: path, log: shared.root.log_named("inference") }, socket))
+    Ok((Arc::new(work), Launch { spec: path, log: shared.root.log_named("inference") }, socket))
 }
 
 impl Client {

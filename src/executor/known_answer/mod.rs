@@ -63,6 +63,7 @@ pub async fn run(python: PathBuf, launcher: Vec<PathBuf>) -> Result<Digest, Erro
         model: files.import_bytes(b"none")?,
         optim: None,
         data: files.import_path(&data)?.cid,
+        data_bytes: u64::MAX,
         resume: None,
         config: "{}".to_owned(),
         seed: Digest([0; 32]),

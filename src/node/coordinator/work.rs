@@ -326,6 +326,7 @@ impl Coordinator {
             model: job.model_cid,
             optim: work.optim,
             data: shard.cid,
+            data_bytes: shard.size,
             resume: resume
                 .map(|(reference, loaded)| executor::Resume { directory: loaded.state, step: reference.step }),
             config: job.spec.config.clone(),

@@ -16,6 +16,8 @@ mod registry;
 mod vectors;
 mod versions;
 
+use std::collections::BTreeMap;
+
 use vectors::{Page, Vector};
 
 /// Writes the vectors anew: `cargo test --test it conformance::write -- --ignored`.
@@ -56,6 +58,28 @@ fn every_invalid_vector_is_refused_with_the_stated_error() {
             Ok(read) => panic!("{place}: taken for {}", read.value),
             Err(error) => assert_eq!(error, *stated, "{place}"),
         }
+    }
+}
+
+/// Of each message that comes from strangers.
+#[test]
+fn every_message_has_a_malformed_an_oversize_a_deep_and_a_cut_vector() {
+    let mut refused: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (_, vector) in all().filter(|(_, vector)| vector.error.is_some()) {
+        refused.entry(vector.kind).or_default().push(vector.name);
+    }
+    let of_strangers =
+        |kind: &str| kind.ends_with("-request") || kind.ends_with("-response") || kind.starts_with("signed-");
+    let messages: Vec<_> = refused.iter().filter(|(kind, _)| of_strangers(kind)).collect();
+    assert!(messages.len() >= 20, "{} kinds of messages", messages.len());
+    for (kind, names) in messages {
+        let tried = |words: &[&str]| words.iter().any(|word| names.iter().any(|name| name.contains(word)));
+        assert!(tried(&["unknown kind"]), "{kind}: malformed");
+        assert!(tried(&["one byte too long"]), "{kind}: oversize");
+        assert!(tried(&["cut"]) && tried(&["byte after"]), "{kind}: cut, and with bytes behind it");
+        // The shard protocol is no CBOR: it can't nest.
+        assert!(tried(&["33 levels"]) || kind.starts_with("shard-"), "{kind}: deep");
+        assert!(tried(&["signature", "another domain"]) || !kind.starts_with("signed-"), "{kind}: wrongly signed");
     }
 }
 

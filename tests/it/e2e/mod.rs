@@ -13,6 +13,7 @@
 mod by_hand;
 mod cables;
 mod control;
+mod damage;
 mod kills;
 pub(crate) mod lab;
 pub(crate) mod node;

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// Runs a command that must fail with this exit code and say all of these words on stderr, and nothing on stdout.
-fn refused(mut command: Command, code: i32, words: &[&str]) {
+pub(super) fn refused(mut command: Command, code: i32, words: &[&str]) {
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{command:?} said:\n{said}");
@@ -25,7 +25,7 @@ fn refused(mut command: Command, code: i32, words: &[&str]) {
 }
 
 /// A node that was never started, with its data directory.
-fn fresh(lab: &Lab, flags: &[&str]) -> Node {
+pub(super) fn fresh(lab: &Lab, flags: &[&str]) -> Node {
     let node = Node::new(lab.path(), "fresh", flags);
     fs::create_dir_all(&node.data_dir).unwrap();
     node

@@ -87,6 +87,15 @@ impl Host {
         timeout(DEADLINE, waiting).await.expect("the event came in time")
     }
 
+    /// Does what the state wants done, without waiting for what comes of it.
+    pub(crate) fn perform_what_waits(&mut self) {
+        while let Some(action) = self.state.poll_action() {
+            if let Action::Event(Event::Edge(request)) = action {
+                self.supervisor.perform(request);
+            }
+        }
+    }
+
     pub(crate) fn import(&self, path: &Path) -> ContentId {
         self.files.import_path(path).unwrap().cid
     }
@@ -117,6 +126,7 @@ impl Host {
             model: self.files.import_bytes(b"model").unwrap(),
             optim: None,
             data: self.import(&data),
+            data_bytes: u64::MAX,
             resume: None,
             config: "{}".to_owned(),
             seed: Digest([9; 32]),

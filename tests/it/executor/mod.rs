@@ -4,6 +4,7 @@ mod bundles;
 mod conformance;
 mod digits;
 pub(crate) mod host;
+mod hostile;
 mod inference;
 mod known_answer;
 mod sandbox;

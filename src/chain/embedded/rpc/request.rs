@@ -79,6 +79,7 @@ impl Call {
     }
 
     fn broadcast(mode: Broadcast, params: Value) -> Result<Self, Error> {
+        check_base64("tx", &params)?;
         // All three requests have the same one field.
         let request: tx_sync::Request = read(params)?;
         Ok(Self::Broadcast { mode, transaction: request.tx })
@@ -88,6 +89,7 @@ impl Call {
         if let Value::Object(object) = &mut params {
             object.entry("prove").or_insert(json!(false));
         }
+        check_base64("hash", &params)?;
         let request: tx::Request = read(params)?;
         if request.prove {
             return Err(Error::invalid_params("`prove`: this ledger serves no proofs with transactions yet"));
@@ -95,6 +97,17 @@ impl Call {
         let hash = Digest::from_slice(request.hash.as_bytes());
         Ok(Self::Transaction { hash: hash.ok_or_else(|| Error::invalid_params("`hash` has 32 bytes"))? })
     }
+}
+
+/// The library's decoder panics on padding without anything before it.
+fn check_base64(name: &str, params: &Value) -> Result<(), Error> {
+    let Some(text) = params.get(name).and_then(Value::as_str) else { return Ok(()) };
+    let digits = text.strip_suffix("==").or(text.strip_suffix('=')).unwrap_or(text);
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/';
+    if text.len().is_multiple_of(4) && digits.bytes().all(good) {
+        return Ok(());
+    }
+    Err(Error::invalid_params(format!("`{name}` is base64, padded with `=` to a multiple of 4")))
 }
 
 fn read<T: DeserializeOwned>(params: Value) -> Result<T, Error> {
@@ -179,6 +192,12 @@ mod tests {
             ("block", json!({"height": "-1"})),
             ("tx", json!({"hash": "AAAA"})),
             ("tx", json!({})),
+            ("tx", json!({"hash": "===="})),
+            ("broadcast_tx_sync", json!({"tx": "===="})),
+            ("broadcast_tx_commit", json!({"tx": "AAAA===="})),
+            ("broadcast_tx_async", json!({"tx": "A==="})),
+            ("broadcast_tx_sync", json!({"tx": "AAA"})),
+            ("broadcast_tx_sync", json!({"tx": "AA\u{e9}"})),
             ("abci_query", json!({"data": "zz"})),
             ("abci_query", json!({"data": "", "prove": true})),
             ("broadcast_tx_sync", json!(["AAAA"])),
