@@ -7,7 +7,11 @@
 use std::{fs, path::Path, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, Result};
-use atlas_node::{api::client::Client, clock, identity::Keypair};
+use atlas_node::{
+    api::{ShardGet, client::Client},
+    clock,
+    identity::Keypair,
+};
 use libp2p::Multiaddr;
 use serde::Serialize;
 use tokio::process::{Child, Command};
@@ -192,9 +196,13 @@ async fn felt(directory: &Path, clients: &[Client], probers: &Probers) -> Result
     Ok(Felt::new(trips, waits))
 }
 
+/// Asks for content that nobody has, again and again: whoever is connected is asked.
 async fn wish(client: Client) {
     let cid = "bafkreiemqpndzewx4bioklzfvhtiegsfny5fxuc3nkjk2vmcpjxiammsti".parse().expect("a CID");
-    let _ = client.shard_get(&atlas_node::api::ShardGet { cid, to: None }).await;
+    let wanted = ShardGet { cid, to: None };
+    loop {
+        let _ = tokio::time::timeout(Duration::from_secs(1), client.shard_get(&wanted)).await;
+    }
 }
 
 fn start(name: &str, address: &str) -> Result<(Child, String)> {

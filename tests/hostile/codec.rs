@@ -30,7 +30,10 @@ impl request_response::Codec for Codec {
         T: AsyncRead + Unpin + Send,
     {
         let mut head = [0; 4];
-        io.read_exact(&mut head).await?;
+        // Whoever asks nothing keeps its stream.
+        if io.read_exact(&mut head).await.is_err() {
+            future::pending::<()>().await;
+        }
         let mut bytes = Vec::new();
         io.take(u64::from(u32::from_be_bytes(head)).min(MAX_REQUEST)).read_to_end(&mut bytes).await?;
         Ok(Blow { bytes, unfinished: false })

@@ -150,10 +150,10 @@ pub(super) async fn oversize(target: &Target, keypair: &Keypair) {
     strike_all(target, keypair, SLOWLY, over).await;
 }
 
-/// The one protocol whose frames are not ours.
+/// The one protocol whose frames are not ours. Who does not speak it both ways is not listened to.
 pub(super) async fn oversize_gossip(target: &Target, keypair: &Keypair) {
     let config = request_response::Config::default().with_request_timeout(FOR_EVER);
-    let carrier = Carrier::with_codec(Codec, [(StreamProtocol::new(GOSSIPSUB), ProtocolSupport::Outbound)], config);
+    let carrier = Carrier::with_codec(Codec, [(StreamProtocol::new(GOSSIPSUB), ProtocolSupport::Full)], config);
     let (mut bytes, mut rest) = (Vec::new(), MAX_MESSAGE + ENVELOPE + 1);
     while rest > 0 {
         let more = if rest > 0x7f { 0x80 } else { 0 };

@@ -48,10 +48,7 @@ impl Drop for Siege {
 
 impl Siege {
     async fn begin(attack: Attack) -> Self {
-        Self::laid(Lab::mesh(2, ONE_TASK).await, attack)
-    }
-
-    fn laid(lab: Lab, attack: Attack) -> Self {
+        let lab = Lab::mesh(2, ONE_TASK).await;
         let secret = clock::random_bytes();
         let address: Multiaddr = lab.nodes[0].address.parse().unwrap();
         let attacker = Keypair::from_secret(&secret).peer_id().to_string();
@@ -194,10 +191,15 @@ async fn a_peer_that_sends_nonsense_is_cut_off() {
     assert!(reason.contains("malformed message(s)"), "{reason}");
 }
 
-/// Asks the first node for content that nobody has.
-fn ask_for_nothing(lab: &Lab) -> Vec<JoinHandle<()>> {
+/// Asks the first node for content that nobody has, once the hostile peer is there to be asked.
+async fn ask_for_nothing(siege: &Siege) -> Vec<JoinHandle<()>> {
+    let client = siege.lab.nodes[0].client();
+    until("the hostile peer is connected", START, async || {
+        client.peers().await.ok()?.into_iter().find(|peer| peer.peer_id == siege.attacker)
+    })
+    .await;
     let ask = |cid: &&str| {
-        let (client, cid) = (lab.nodes[0].client(), cid.parse().unwrap());
+        let (client, cid) = (siege.lab.nodes[0].client(), cid.parse().unwrap());
         tokio::spawn(async move {
             let _ = client.shard_get(&ShardGet { cid, to: None }).await;
         })
@@ -207,24 +209,18 @@ fn ask_for_nothing(lab: &Lab) -> Vec<JoinHandle<()>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_gives_other_blocks_than_it_was_asked_for_is_cut_off() {
-    let lab = Lab::mesh(2, ONE_TASK).await;
-    let asked = ask_for_nothing(&lab);
-    let reason = Siege::laid(lab, Attack::Lies).fails().await;
+    let siege = Siege::begin(Attack::Lies).await;
+    let asked = ask_for_nothing(&siege).await;
+    let reason = siege.fails().await;
     assert!(reason.contains("block(s) that are not what their name says"), "{reason}");
     asked.iter().for_each(JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_never_answers_holds_nobody_up_and_is_not_taken_for_an_enemy() {
-    let lab = Lab::mesh(2, ONE_TASK).await;
-    let asked = ask_for_nothing(&lab);
-    let siege = Siege::laid(lab, Attack::Silence);
-    let client = siege.lab.nodes[0].client();
-    until("the silent peer is connected", START, async || {
-        client.peers().await.ok()?.into_iter().find(|peer| peer.peer_id == siege.attacker)
-    })
-    .await;
+    let siege = Siege::begin(Attack::Silence).await;
+    let asked = ask_for_nothing(&siege).await;
     siege.honest_nodes_do_their_work().await;
-    assert_eq!(client.status().await.unwrap().cut_off, []);
+    assert_eq!(siege.lab.nodes[0].client().status().await.unwrap().cut_off, []);
     asked.iter().for_each(JoinHandle::abort);
 }
