@@ -1,8 +1,8 @@
 //! The one root behaviour, its transports and its topics.
 //!
 //! Joins the protocol behaviours with what libp2p brings. Holds no policy: what to dial, whom to trust and what a
-//! message means is decided elsewhere. Outside this file and the event loop nothing names a `Swarm`. [`gate`] counts connections and
-//! [`mesh`] counts gossip; both report to [`crate::conduct`].
+//! message means is decided elsewhere. Outside this file and the event loop nothing names a `Swarm`. [`gate`] counts
+//! connections and [`mesh`] counts gossip; both report to [`crate::conduct`].
 #![allow(missing_docs, reason = "the derive writes an event enum without docs; each item written here has its own")]
 
 mod closing;

@@ -251,3 +251,51 @@ impl NetworkBehaviour for Mesh {
         self.inner.poll(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use gossipsub::DataTransform as _;
+
+    use super::*;
+
+    fn message(topic: &str) -> gossipsub::RawMessage {
+        gossipsub::RawMessage {
+            source: None,
+            data: vec![7],
+            sequence_number: None,
+            topic: TopicHash::from_raw(topic),
+            signature: None,
+            key: None,
+            validated: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_neighbour_is_let_in_as_often_as_its_budget_allows_and_what_is_over_it_is_told() {
+        let (reporter, mut reports) = Reporter::new();
+        let mut mesh = Mesh::new(Duration::from_secs(1), reporter).unwrap();
+        let (turnstile, peer) = (Turnstile(Arc::clone(&mesh.turn)), PeerId::random());
+        let mut let_in = 0;
+        mesh.read(peer, |_| {
+            let knock = |_: &u32| turnstile.inbound_transform(message(gossip::TOPIC_JOBS)).is_ok();
+            let_in = (0..conduct::GOSSIP.start + 5).filter(knock).count();
+        });
+        assert_eq!(let_in, conduct::GOSSIP.start as usize);
+        let report = reports.try_recv().unwrap();
+        assert_eq!((report.peer, report.offence), (peer, Offence::GossipFlood { count: 5 }));
+        mesh.read(PeerId::random(), |_| {
+            assert!(turnstile.inbound_transform(message(gossip::TOPIC_JOBS)).is_ok(), "another has its own");
+            assert!(turnstile.inbound_transform(message("/elsewhere")).is_err(), "no topic of this network");
+        });
+        assert!(reports.try_recv().is_err());
+    }
+
+    #[test]
+    fn topics_are_those_of_the_page() {
+        let job = "0123456789abcdef".repeat(4);
+        assert!(gossip::is_topic(&format!("/atlas/jobs/{job}/updates")));
+        for other in ["/atlas/jobs/new/", "/atlas/jobs/xyz/updates", "/atlas/jobs//updates", "jobs"] {
+            assert!(!gossip::is_topic(other), "{other}");
+        }
+    }
+}

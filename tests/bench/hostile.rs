@@ -35,7 +35,7 @@ const JOBS: usize = 3;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Every attack, by its name.
-const ATTACKS: [(&str, Attack); 14] = [
+const ATTACKS: [(&str, Attack); 16] = [
     ("gossip-garbage", Attack::GossipGarbage),
     ("gossip-useless", Attack::GossipUseless),
     ("connections", Attack::Connections),
@@ -48,13 +48,15 @@ const ATTACKS: [(&str, Attack); 14] = [
     ("forgeries", Attack::Forgeries),
     ("bombs", Attack::Bombs),
     ("nonsense", Attack::Nonsense),
+    ("newer-gossip", Attack::NewerGossip),
+    ("newer-requests", Attack::NewerRequests),
     ("silence", Attack::Silence),
     ("lies", Attack::Lies),
 ];
 
 /// The attacks' names, for the command line.
-pub(crate) const NAMES: [&str; 14] = {
-    let mut names = [""; 14];
+pub(crate) const NAMES: [&str; 16] = {
+    let mut names = [""; 16];
     let mut place = 0;
     while place < names.len() {
         names[place] = ATTACKS[place].0;

@@ -6,18 +6,21 @@ use atlas_node::{
     clock, codec,
     gossip::{ENVELOPE, MAX_MESSAGE, MEMORY, StatusChange, TOPIC_HEARTBEAT, TOPIC_JOBS},
     identity::Keypair,
-    types::{NodeStatus, SignatureBytes, Signed},
+    types::{NodeKey, NodeStatus, SignatureBytes, Signed, SignedObject},
 };
 use futures::StreamExt;
 use libp2p::{Swarm, gossipsub, swarm::SwarmEvent};
+use serde::{Deserialize, Serialize};
 
 use super::{AGAIN, Target, swarm::builder};
 
-/// Messages between two looks at the network.
-const VOLLEY: u64 = 50;
-/// A volley is sent this often at most: ten thousand messages a second, far more than anybody needs and less than the
-/// machine that the test shares with the nodes could make.
-const PAUSE: Duration = Duration::from_millis(5);
+/// How much is said: so many messages, this often.
+type Pace = (u64, Duration);
+/// Ten thousand messages a second: far more than anybody needs, and less than the machine that the test shares with the
+/// nodes could make.
+pub(super) const FLOOD: Pace = (50, Duration::from_millis(5));
+/// As much as a node in a busy network says.
+pub(super) const CHATTER: Pace = (1, Duration::from_millis(50));
 
 /// A topic, and what is said in it.
 type Message = (&'static str, Vec<u8>);
@@ -36,7 +39,34 @@ pub(super) fn useless(keypair: &Keypair, number: u64) -> Message {
     (TOPIC_HEARTBEAT, codec::encode(&keypair.seal(&change)))
 }
 
-pub(super) async fn flood(target: &Target, keypair: &Keypair, message: fn(&Keypair, u64) -> Message) {
+/// A change of status in the next version of its form.
+#[derive(Serialize, Deserialize)]
+struct NewerChange {
+    node: NodeKey,
+    mood: u64,
+}
+
+impl SignedObject for NewerChange {
+    const DOMAIN: &'static str = "atlas/status-change/v2";
+    const LIMIT: usize = MAX_MESSAGE;
+
+    fn speaker(&self) -> Option<NodeKey> {
+        Some(self.node)
+    }
+}
+
+/// What this version of a node can't read, and a newer one could.
+pub(super) fn newer(keypair: &Keypair, number: u64) -> Message {
+    let change = NewerChange { node: keypair.node_key(), mood: number };
+    (TOPIC_HEARTBEAT, codec::encode(&keypair.seal(&change)))
+}
+
+pub(super) async fn speak(
+    target: &Target,
+    keypair: &Keypair,
+    (volley, pause): Pace,
+    message: fn(&Keypair, u64) -> Message,
+) {
     let mut swarm = swarm(keypair);
     let mut number = 0;
     let mut connected = false;
@@ -45,14 +75,14 @@ pub(super) async fn flood(target: &Target, keypair: &Keypair, message: fn(&Keypa
             tokio::time::sleep(AGAIN).await;
         }
         if connected {
-            for _ in 0..VOLLEY {
+            for _ in 0..volley {
                 let (topic, data) = message(keypair, number);
                 // Nobody listens yet, or the queue is full: then the next.
                 let _ = swarm.behaviour_mut().publish(gossipsub::IdentTopic::new(topic), data);
                 number += 1;
             }
         }
-        let deadline = tokio::time::sleep(if connected { PAUSE } else { AGAIN });
+        let deadline = tokio::time::sleep(if connected { pause } else { AGAIN });
         tokio::pin!(deadline);
         loop {
             tokio::select! {

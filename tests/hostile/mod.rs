@@ -44,6 +44,10 @@ pub(crate) enum Attack {
     Bombs,
     /// Bytes that are no message, as requests of each protocol.
     Nonsense,
+    /// No attack: gossip of a newer version.
+    NewerGossip,
+    /// No attack either: requests of a kind that this version does not know.
+    NewerRequests,
     /// Requests are taken and never answered.
     Silence,
     /// Blocks that are not what their name says, to whoever asks.
@@ -56,8 +60,8 @@ impl Attack {
         let target = Target { peer: identity::peer_of(&address).expect("the address names its peer"), address };
         let keypair = Keypair::from_secret(&secret);
         match self {
-            Self::GossipGarbage => gossip::flood(&target, &keypair, gossip::garbage).await,
-            Self::GossipUseless => gossip::flood(&target, &keypair, gossip::useless).await,
+            Self::GossipGarbage => gossip::speak(&target, &keypair, gossip::FLOOD, gossip::garbage).await,
+            Self::GossipUseless => gossip::speak(&target, &keypair, gossip::FLOOD, gossip::useless).await,
             Self::Connections => floods::connections(&target, || keypair.clone()).await,
             Self::Identities => floods::connections(&target, floods::new_keypair).await,
             Self::Handshakes => floods::handshakes(&target).await,
@@ -68,6 +72,8 @@ impl Attack {
             Self::Forgeries => swarm::forgeries(&target, &keypair).await,
             Self::Bombs => swarm::bombs(&target, &keypair).await,
             Self::Nonsense => swarm::nonsense(&target, &keypair).await,
+            Self::NewerGossip => gossip::speak(&target, &keypair, gossip::CHATTER, gossip::newer).await,
+            Self::NewerRequests => swarm::newer(&target, &keypair).await,
             Self::Silence => swarm::answer(&target, &keypair, swarm::nothing).await,
             Self::Lies => swarm::answer(&target, &keypair, swarm::lie).await,
         }

@@ -177,6 +177,19 @@ pub(super) async fn nonsense(target: &Target, keypair: &Keypair) {
     strike_all(target, keypair, SLOWLY, move |_| nonsense.clone()).await;
 }
 
+/// A kind of message that no page names.
+pub(super) async fn newer(target: &Target, keypair: &Keypair) {
+    // A map with one entry, `Later`: {}.
+    let bytes = [&[0xa1, 0x65][..], b"Later", &[0xa0]].concat();
+    let framed = [&u32::try_from(bytes.len()).expect("it is short").to_be_bytes(), &bytes[..]].concat();
+    strike(target, builder(keypair, Behaviour::new()), SLOWLY / 10, |behaviour| {
+        for carrier in [&mut behaviour.health, &mut behaviour.task, &mut behaviour.proof] {
+            carrier.send_request(&target.peer, Blow { bytes: framed.clone(), unfinished: false });
+        }
+    })
+    .await;
+}
+
 /// Beats of somebody else.
 pub(super) async fn forgeries(target: &Target, keypair: &Keypair) {
     let signer = Keypair::from_secret(&[7; 32]).node_key();

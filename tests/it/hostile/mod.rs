@@ -216,6 +216,26 @@ async fn a_peer_that_gives_other_blocks_than_it_was_asked_for_is_cut_off() {
     asked.iter().for_each(JoinHandle::abort);
 }
 
+/// Who is newer says some hundred things that a node can't read while it does its work, and is no enemy.
+async fn is_no_enemy(newer: Attack) {
+    let siege = Siege::begin(newer).await;
+    siege.honest_nodes_do_their_work().await;
+    let client = siege.lab.nodes[0].client();
+    assert_eq!(client.status().await.unwrap().cut_off, []);
+    let peers = client.peers().await.unwrap();
+    assert!(peers.iter().any(|peer| peer.peer_id == siege.attacker), "it is still connected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_gossip_is_of_a_newer_version_is_not_cut_off() {
+    is_no_enemy(Attack::NewerGossip).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_requests_are_of_a_newer_version_is_not_cut_off() {
+    is_no_enemy(Attack::NewerRequests).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_never_answers_holds_nobody_up_and_is_not_taken_for_an_enemy() {
     let siege = Siege::begin(Attack::Silence).await;
