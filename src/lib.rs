@@ -70,6 +70,7 @@
 //! | [`chain`] | the ledger's messages and records, the state machine, the embedded chain, the client |
 //! | [`ipfs`] | an external Kubo daemon, asked only to pin |
 //! | [`gossip`] | what nodes tell everybody |
+//! | [`record`] | what the deciding parts were told and said, to be replayed |
 //! | [`swarm`], [`node`] | the root behaviour, the event loop, the coordinator |
 //! | [`api`], [`submit`], [`config`], [`cli`] | what an operator and a researcher touch |
 //!
@@ -125,6 +126,7 @@ pub mod network;
 pub mod node;
 pub mod proof;
 pub mod protocol;
+pub mod record;
 pub mod recovery;
 pub mod resource;
 pub mod round;

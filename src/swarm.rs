@@ -20,7 +20,7 @@ pub use libp2p::swarm::SwarmEvent;
 
 use crate::{
     chain::rpc as ledger_rpc, executor, gossip, health, identity::Keypair, proof,
-    protocol::behaviour::Behaviour as Protocol, shard,
+    protocol::behaviour::Behaviour as Protocol, record::Recording, shard,
 };
 
 /// Kademlia of this network alone: an Atlas node is no use to the public IPFS table, nor it to us.
@@ -133,11 +133,13 @@ fn component(component: &'static str, reason: impl ToString) -> Error {
     Error::Component { component, reason: reason.to_string() }
 }
 
-/// Builds the swarm. It listens nowhere yet. Bytes sent and received are counted into `registry`.
+/// Builds the swarm. It listens nowhere yet. Bytes sent and received are counted into `registry`; what the states are
+/// told goes into `recording`.
 pub fn build(
     keypair: &Keypair,
     config: &Config,
     states: States,
+    recording: Option<&Recording>,
     registry: &mut metrics::Registry,
 ) -> Result<Swarm<Behaviour>, Error> {
     let swarm_key = config.swarm_key;
@@ -150,7 +152,7 @@ pub fn build(
         .with_relay_client(noise::Config::new, yamux::Config::default)
         .map_err(|error| component("the relay client", error))?
         .with_bandwidth_metrics(registry)
-        .with_behaviour(|key, relay| behaviour(key, relay, config, states))
+        .with_behaviour(|key, relay| behaviour(key, relay, config, states, recording))
         .map_err(|error| component("the behaviour", error))?;
     Ok(builder.with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_CONNECTION)).build())
 }
@@ -185,6 +187,7 @@ fn behaviour(
     relay: relay::client::Behaviour,
     config: &Config,
     states: States,
+    recording: Option<&Recording>,
 ) -> Result<Behaviour, Box<dyn std::error::Error + Send + Sync>> {
     let peer = key.public().to_peer_id();
     let mdns = config.mdns.then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), peer)).transpose()?;
@@ -212,12 +215,12 @@ fn behaviour(
         relay,
         dcutr: dcutr::Behaviour::new(peer),
         gossip: gossip_behaviour(config)?,
-        executor: Protocol::new(states.executor),
-        inference: Protocol::new(states.inference),
-        health: Protocol::new(states.health),
-        proof: Protocol::new(states.proof),
-        shard: Protocol::new(states.shard),
-        ledger_rpc: Protocol::new(states.ledger_rpc),
+        executor: Protocol::new(states.executor, recording),
+        inference: Protocol::new(states.inference, recording),
+        health: Protocol::new(states.health, recording),
+        proof: Protocol::new(states.proof, recording),
+        shard: Protocol::new(states.shard, recording),
+        ledger_rpc: Protocol::new(states.ledger_rpc, recording),
     })
 }
 

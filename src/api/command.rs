@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{ContentId, JobId, JobSpec, Round, ShardSpec, TaskId};
 
 /// One question or order. The variant's doc names the [`super::Reply`] that answers it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Command {
     /// Is the event loop alive? → `Health`.
     Health,

@@ -11,8 +11,7 @@ use crate::{
 };
 
 /// The answer to one [`super::Command`]. In JSON it is the inner value alone: each route has one shape.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "each variant wraps the type of its own name")]
 pub enum Reply {
     Health(Health),

@@ -235,7 +235,26 @@ fn invalid_query(rejection: QueryRejection) -> Error {
 
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
-        Json(self).into_response()
+        match self {
+            Self::Health(health) => Json(health).into_response(),
+            Self::Status(status) => Json(status).into_response(),
+            Self::Peers(peers) => Json(peers).into_response(),
+            Self::Nodes(nodes) => Json(nodes).into_response(),
+            Self::Jobs(jobs) => Json(jobs).into_response(),
+            Self::Job(job) => Json(job).into_response(),
+            Self::Tasks(tasks) => Json(tasks).into_response(),
+            Self::Runs(runs) => Json(runs).into_response(),
+            Self::Submitted(submitted) => Json(submitted).into_response(),
+            Self::Inference(inference) => Json(inference).into_response(),
+            Self::Shard(shard) => Json(shard).into_response(),
+            Self::Shards(shards) => Json(shards).into_response(),
+            Self::Checkpoints(checkpoints) => Json(checkpoints).into_response(),
+            Self::Logs(logs) => Json(logs).into_response(),
+            Self::Proof(evidence) => Json(evidence).into_response(),
+            Self::Account(account) => Json(account).into_response(),
+            Self::Metrics(metrics) => Json(metrics).into_response(),
+            Self::Done(done) => Json(done).into_response(),
+        }
     }
 }
 

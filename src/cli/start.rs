@@ -1,5 +1,7 @@
 //! `start`: runs a node in this process.
 
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::{Context, Error, settings::Settings};
@@ -13,6 +15,9 @@ pub(super) struct Start {
     /// End when standard input ends, so that a launcher's death ends its nodes.
     #[arg(long, hide = true)]
     exit_with_parent: bool,
+    /// Write down in this directory what this node is told, for `atlas-sim replay`. Holds job files and questions: for you alone.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
 }
 
 impl Start {
@@ -28,7 +33,7 @@ impl Start {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let reason = node::run(config).await?;
+        let reason = node::run(config, self.record.as_deref()).await?;
         tracing::info!(?reason, "stopped");
         Ok(())
     }

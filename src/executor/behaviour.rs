@@ -32,7 +32,7 @@ mod tests {
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
             .unwrap()
-            .with_behaviour(|_| Behaviour::new(State::new(Config::default())))
+            .with_behaviour(|_| Behaviour::new(State::new(Config::default()), None))
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(DEADLINE))
             .build();

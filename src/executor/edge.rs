@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::{
@@ -30,11 +31,11 @@ use crate::{
 const MAX_ORDERS: usize = 16;
 
 /// Names a process; never used twice by one state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProcessId(pub u64);
 
 /// What to tell a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Signal {
     /// SIGUSR1 to the group: checkpoint and go on.
     Checkpoint,
@@ -45,7 +46,7 @@ pub enum Signal {
 }
 
 /// What the state asks for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     /// Lay out a work directory and start a process in it.
     Launch {
@@ -89,7 +90,7 @@ pub enum Request {
 }
 
 /// What a script said.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Saying {
     /// It began.
     Started,
@@ -119,7 +120,7 @@ pub enum Saying {
 }
 
 /// What the host reports.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// The process runs.
     Launched {

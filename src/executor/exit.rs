@@ -1,6 +1,8 @@
 //! What an exit means. Pure.
 
-use serde::Deserialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 use super::FailureKind;
 
@@ -12,7 +14,7 @@ const INTERNAL_RETRIES: u32 = 1;
 const EXIT_LAUNCHER: i32 = super::launcher::EXIT_FAILED as i32;
 
 /// How a process ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     /// The script's exit code; 128 plus the signal's number if a signal ended it. `None` if the launcher itself was
     /// killed.
@@ -26,7 +28,7 @@ pub struct Exit {
 }
 
 /// Why the supervisor killed a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Killed {
     /// It was told to.
     Asked,
@@ -40,16 +42,16 @@ pub enum Killed {
     /// There was too much of something that it made: bytes, files, processes.
     Output {
         /// What was too much, in words.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// How much is allowed.
         limit: u64,
         /// Of what, in words.
-        unit: &'static str,
+        unit: Cow<'static, str>,
     },
 }
 
 /// What a script says about its failure (`out/failure.json`, at most 64 KiB).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct FailureFile {
     /// A word, for example `out_of_memory`.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::{
     FailureKind, Outputs, ProgressReport, RunSpec, StopMode,
@@ -14,7 +15,7 @@ use crate::{
 };
 
 /// What a peer may want of a task.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Control {
     /// Stop it.
     Stop {
@@ -45,7 +46,7 @@ pub enum Control {
 }
 
 /// The answer to a [`Control`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ControlReply {
     /// It was done.
     Done,
@@ -61,7 +62,7 @@ pub enum ControlReply {
 }
 
 /// What the coordinator tells the executor.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Input {
     /// Offer a slot to a peer; [`Event::OfferAnswered`] follows.
     Offer {
@@ -126,7 +127,7 @@ pub enum Input {
 }
 
 /// What the executor tells the coordinator.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// A peer offers a slot; answer with [`Input::AnswerOffer`].
     Offered {

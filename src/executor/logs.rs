@@ -7,13 +7,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 /// A segment that has grown to this many bytes is closed.
 const SEGMENT: u64 = 1024 * 1024;
 /// Segments kept; the oldest goes first.
 const MAX_SEGMENTS: usize = 4;
 
 /// Part of a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogPart {
     /// Offset of the first byte.
     pub from: u64,

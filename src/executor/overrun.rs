@@ -24,7 +24,7 @@ pub(super) const SAMPLES_A_MEASUREMENT: u32 = 4;
 pub(super) fn of_usage(usage: &Usage, resources: &Resources) -> Option<Killed> {
     let limit = memory_limit(resources);
     if usage.processes > PROCESSES {
-        return Some(Killed::Output { what: "what it started", limit: PROCESSES, unit: "processes" });
+        return Some(Killed::Output { what: "what it started".into(), limit: PROCESSES, unit: "processes".into() });
     }
     (usage.resident > limit).then_some(Killed::Memory { used: usage.resident, limit })
 }
@@ -35,7 +35,8 @@ pub(super) async fn of_output(work: &Arc<WorkDir>, resources: &Resources) -> Opt
     // A measurement that failed is made again soon.
     let written = tokio::task::spawn_blocking(move || work.written()).await.ok()?;
     let limit = storage_limit(resources);
-    let over = |limit, unit| Some(Killed::Output { what: "what it wrote", limit, unit });
+    let over =
+        |limit, unit: &'static str| Some(Killed::Output { what: "what it wrote".into(), limit, unit: unit.into() });
     match written {
         Ok(bytes) if bytes > limit => over(limit, "bytes"),
         Ok(_) => None,

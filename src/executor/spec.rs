@@ -51,7 +51,7 @@ impl Mode {
 }
 
 /// Where inside a round to continue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resume {
     /// A directory with `model.safetensors`, `state.json` and, if the script has one, `optim.safetensors`.
     pub directory: ContentId,
@@ -60,7 +60,7 @@ pub struct Resume {
 }
 
 /// One round of one task. All content that it names must be in the store already.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSpec {
     /// The task.
     pub task: TaskId,
@@ -209,7 +209,7 @@ impl fmt::Display for FailureKind {
 
 /// What a finished run left. The directories are out of the script's reach; they stay until the task's next run but
 /// one begins, or the task is forgotten.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outputs {
     /// Holds `model.safetensors`, and what else the script wrote to `out/`.
     pub directory: PathBuf,

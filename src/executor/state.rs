@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Control, ControlReply, Event, FailureKind, Input, ProgressReport, Request, Response, RunSpec, StopMode,
@@ -23,7 +24,7 @@ const MAX_WAITING_OF_ONE_PEER: usize = 16;
 const DECISION_MILLIS: u64 = 20_000;
 
 /// What the operator sets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Processes at once, idle sessions included; a run beyond it fails with [`FailureKind::MissingResource`]. The
     /// booking of resources comes first; this bounds what a wrong booking can do.

@@ -245,7 +245,12 @@ impl Watcher {
             }
         };
         if self.run.tail.is_over_limit() {
-            self.kill(Killed::Output { what: "the events file", limit: events::MAX_EVENTS, unit: "bytes" }).await;
+            self.kill(Killed::Output {
+                what: "the events file".into(),
+                limit: events::MAX_EVENTS,
+                unit: "bytes".into(),
+            })
+            .await;
             return false;
         }
         let mut progress = None;

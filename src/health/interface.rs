@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::{SpeedError, Standing};
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
 };
 
 /// What the operator or the network fixes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Between two beats (origin: 30 s; `testnet` 1 s).
     pub beat_interval: Duration,
@@ -61,7 +62,7 @@ impl Config {
 }
 
 /// What the coordinator tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Input {
     /// Which nodes there are (on a ledger or by connection) has changed. Watchers and helpers are chosen among them.
     /// Saying it twice changes nothing; this node itself may be named and is left out.
@@ -87,7 +88,7 @@ pub enum Input {
 }
 
 /// What the coordinator is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// This node's beat, for the ledger: at once after the start, then each interval, and when it leaves.
     BeatDue(Signed),

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::wire::{MAX_PIECE, Request, Response};
@@ -31,7 +32,7 @@ const TEST_MILLIS: u64 = 60_000;
 const MAX_WAITING: usize = 64;
 
 /// Why a speed could not be measured.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SpeedError {
     /// A request had no answer.
     #[error("the speed test with the peer broke off")]

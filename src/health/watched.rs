@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::Config;
 use crate::types::Time;
 
 /// What this node thinks of one that it watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Standing {
     /// It beats, or answered a probe.
     Online,

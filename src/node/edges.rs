@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{coordinator::Input, ledgers::Ledgers};
@@ -13,7 +14,7 @@ use crate::{
     store::{BlockStore, Files as _},
     submit,
     tensor::checkpoint::Checkpoint,
-    types::{ContentId, JobSpec, LedgerId, ShardSpec, Time},
+    types::{ContentId, JobSpec, LedgerId, ShardSpec, Time, words},
 };
 
 /// Pieces of work at once. They hash and read: more than a few per core only compete. Further ones wait their turn.
@@ -69,7 +70,7 @@ pub enum Request {
 }
 
 /// What came out.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// Of `Recovery`.
     Recovery(Box<recovery::edge::Answer>),
@@ -88,7 +89,7 @@ pub enum Answer {
 }
 
 /// A job whose content is in the store.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Prepared {
     /// What it asks for.
     pub spec: Box<JobSpec>,
@@ -301,12 +302,4 @@ fn list_checkpoints(files: &Files, now: Time) -> Reply {
 
 fn internal(error: &dyn std::error::Error) -> api::Error {
     api::Error::new(api::ErrorCode::Internal, words(error))
-}
-
-/// An error with its causes, outermost first. A cause that the text before it tells already is not told again.
-pub fn words(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes
-        .map(ToString::to_string)
-        .fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }

@@ -18,10 +18,11 @@ use libp2p::{
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{
-    coordinator::{Coordinator, GossipId, Input, Output, PeerEvent, Verdict},
+    coordinator::{GossipId, Input, Output, PeerEvent, Verdict},
     edges::Edges,
     ledgers::{Ledgers, PeerCall},
     ports::Ports,
+    recorded::Recorded,
     remembered::Remembered,
 };
 use crate::{
@@ -46,7 +47,7 @@ type CommandAnswer = (oneshot::Sender<Result<Reply, api::Error>>, u64);
 /// What the loop is made from.
 pub(super) struct Parts {
     pub(super) swarm: Swarm<Behaviour>,
-    pub(super) coordinator: Coordinator,
+    pub(super) coordinator: Recorded,
     pub(super) edges: Edges,
     pub(super) ledgers: Ledgers,
     pub(super) store: Arc<BlockStore>,

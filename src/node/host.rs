@@ -4,10 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::mpsc;
 
-use super::{
-    coordinator::{Facts, Host, Input},
-    edges,
-};
+use super::coordinator::{Facts, Host, Input};
 use crate::{
     api,
     config::{Config, LedgerMode},
@@ -16,7 +13,7 @@ use crate::{
         launcher::Protection,
     },
     resource,
-    types::{Digest, Resources},
+    types::{Digest, Resources, words},
 };
 
 /// What is known at the start. Interpreter and protections follow with [`examine`].
@@ -105,7 +102,7 @@ async fn known_answer(supervisor: &Supervisor, class_id: Digest, file: &Path) ->
     let answer = match supervisor.known_answer().await {
         Ok(answer) => answer,
         Err(error) => {
-            tracing::warn!(error = edges::words(&error), "receipts carry no known answer");
+            tracing::warn!(error = words(&error), "receipts carry no known answer");
             return None;
         }
     };

@@ -21,6 +21,7 @@ use crate::{
         wire::Message,
     },
     identity::{self, Keypair},
+    record::Recording,
     types::{LedgerId, NodeKey},
 };
 
@@ -74,13 +75,20 @@ pub struct Ledgers {
     directory: PathBuf,
     events: mpsc::Sender<Input>,
     calls: mpsc::Sender<PeerCall>,
+    /// Where the blocks of carried ledgers are written down.
+    recording: Option<Recording>,
 }
 
 impl Ledgers {
     /// No ledger yet; also the queue of calls to peers, which the event loop must serve.
-    pub fn new(keypair: Keypair, directory: PathBuf, events: mpsc::Sender<Input>) -> (Self, mpsc::Receiver<PeerCall>) {
+    pub fn new(
+        keypair: Keypair,
+        directory: PathBuf,
+        events: mpsc::Sender<Input>,
+        recording: Option<Recording>,
+    ) -> (Self, mpsc::Receiver<PeerCall>) {
         let (calls, queue) = mpsc::channel(CALL_QUEUE);
-        (Self { open: Arc::default(), keypair, directory, events, calls }, queue)
+        (Self { open: Arc::default(), keypair, directory, events, calls, recording }, queue)
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, Open> {
@@ -175,8 +183,9 @@ impl Ledgers {
     pub async fn carry(&self, ledger: &str) -> Result<(), Error> {
         let genesis = embedded::job_genesis(ledger.to_owned(), self.keypair.node_key());
         let directory = self.directory.join(ledger).join("chain");
-        let keypair = self.keypair.clone();
-        let started = tokio::task::spawn_blocking(move || Embedded::start(&directory, genesis, &keypair)).await;
+        let (keypair, recording) = (self.keypair.clone(), self.recording.clone());
+        let start = move || Embedded::start(&directory, genesis, &keypair, recording.as_ref());
+        let started = tokio::task::spawn_blocking(start).await;
         let embedded = started.map_err(|error| embedded::Error::Io {
             path: self.directory.clone(),
             source: std::io::Error::other(error),

@@ -3,6 +3,7 @@
 //! `event_loop` owns the swarm and routes; `coordinator` decides; `edges` and `ledgers` do what takes time. Nothing else
 //! knows all of them.
 
+mod beginning;
 pub mod coordinator;
 pub mod edges;
 mod event_loop;
@@ -10,10 +11,16 @@ mod host;
 mod ledger_host;
 pub mod ledgers;
 mod ports;
+mod recorded;
 mod remembered;
 pub mod traffic;
 
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use libp2p::{metrics::Registry, multiaddr::Protocol};
 use tokio::{
@@ -22,14 +29,17 @@ use tokio::{
     sync::{broadcast, mpsc},
 };
 
+pub use self::beginning::Beginning;
 use self::{
-    coordinator::{Coordinator, Input},
+    coordinator::Input,
     edges::Edges,
     event_loop::{EventLoop, Parts},
     ledgers::Ledgers,
     ports::Ports,
+    recorded::Recorded,
     remembered::Remembered,
 };
+use crate::types::words;
 use crate::{
     api, chain,
     chain::embedded,
@@ -37,7 +47,9 @@ use crate::{
     config::{Config, LedgerMode},
     executor, health,
     identity::Keypair,
-    ipfs, network, proof, recovery, resource, round,
+    ipfs, network, proof,
+    record::{self, Recording},
+    recovery, resource, round,
     shard::{self, Files},
     store::{self, BlockStore, blocks::Quota, key_file},
     swarm, validator,
@@ -106,33 +118,60 @@ pub enum Error {
     /// The address of the Kubo daemon.
     #[error(transparent)]
     IpfsEndpoint(#[from] ipfs::endpoint::Error),
+    /// Its recording.
+    #[error(transparent)]
+    Record(#[from] record::Error),
     /// What is to be pinned.
     #[error(transparent)]
     Pinner(#[from] ipfs::pinner::Error),
 }
 
-/// Runs a node until it is told to stop.
-pub async fn run(config: Config) -> Result<ExitReason, Error> {
-    let keypair = key_file::load_or_create(&config.data_dir.join("node.key"))?;
+/// Runs a node until it is told to stop. What its deciding parts are told goes into a recording in `record`.
+pub async fn run(config: Config, record: Option<&Path>) -> Result<ExitReason, Error> {
+    let key_file = config.data_dir.join("node.key");
+    let keypair = key_file::load_or_create(&key_file)?;
+    let recording = record.map(|directory| Recording::create(directory, clock::now())).transpose()?;
     tracing::info!(peer_id = %keypair.peer_id(), data_dir = %config.data_dir.display(), "starting");
     let detected = detect(&config).await?;
     let quota = Quota { bytes: detected.resources.storage_bytes.max(1 << 30) / BLOCK_SHARE * (BLOCK_SHARE - 1) };
     let store = BlockStore::open(&config.data_dir.join("blocks"), quota)?;
     let files = Arc::new(Files::new(Arc::clone(&store)));
     let (input_sender, inputs) = mpsc::channel(INPUT_QUEUE);
-    let (ledgers, peer_calls) = Ledgers::new(keypair.clone(), config.data_dir.join("ledgers"), input_sender.clone());
-    open_ledger(&config, &keypair, &ledgers).await?;
+    let (ledgers, peer_calls) =
+        Ledgers::new(keypair.clone(), config.data_dir.join("ledgers"), input_sender.clone(), recording.clone());
+    open_ledger(&config, &keypair, &ledgers, recording.as_ref()).await?;
 
     let (supervisor, process_reports) = supervisor(&config, &files)?;
     let (worker_sender, worker_reports) = mpsc::channel(INPUT_QUEUE);
     let workers = executor::inference::edge::Workers::new(&supervisor, worker_sender);
     let pinner = pinner(&config, &store)?;
     let remembered = Remembered::new(config.data_dir.join("peers"));
-    let coordinator =
-        Coordinator::new(coordinator_config(&config, &keypair, &detected, &remembered), clock::now()).awaiting_host();
+    let beginning = Beginning {
+        node: keypair.node_key(),
+        key_file,
+        at: clock::now(),
+        coordinator: coordinator_config(&config, &keypair, &detected, &remembered),
+        executor: executor::Config::default(),
+        inference: executor::inference::Config::default(),
+        health: health::Config::with_beats(config.heartbeat.interval, config.heartbeat.timeout),
+        proof: proof::Config::default(),
+        shard: shard::Config::default(),
+        holds: shard::edge::holds(&store),
+        ledger_rpc: chain::rpc::Config::default(),
+    };
+    if let Some(recording) = &recording {
+        recording.of(record::NODE).begin(&beginning);
+    }
+    let coordinator = Recorded::new(beginning.coordinator(&keypair), recording.as_ref());
     host::examine(&supervisor, detected.resources, config.data_dir.join("known-answer"), input_sender.clone());
     let mut registry = Registry::default();
-    let mut swarm = swarm::build(&keypair, &swarm_config(&config), states(&config, &keypair, &store), &mut registry)?;
+    let mut swarm = swarm::build(
+        &keypair,
+        &swarm_config(&config),
+        states(&beginning, &keypair),
+        recording.as_ref(),
+        &mut registry,
+    )?;
     let ports = Ports::load(config.data_dir.join("ports"));
     listen(&mut swarm, &config, &ports)?;
 
@@ -170,6 +209,9 @@ pub async fn run(config: Config) -> Result<ExitReason, Error> {
     };
     EventLoop::new(parts).run().await;
     server.stop().await;
+    if let Some(recording) = recording {
+        recording.finish();
+    }
     Ok(ExitReason::Asked)
 }
 
@@ -191,7 +233,12 @@ async fn detect(config: &Config) -> Result<resource::Detected, Error> {
 }
 
 /// Carries the configured ledger, or follows it over its RPC endpoints.
-async fn open_ledger(config: &Config, keypair: &Keypair, ledgers: &Ledgers) -> Result<(), Error> {
+async fn open_ledger(
+    config: &Config,
+    keypair: &Keypair,
+    ledgers: &Ledgers,
+    recording: Option<&Recording>,
+) -> Result<(), Error> {
     let chain_id = &config.ledger.chain_id;
     match config.ledger.mode {
         LedgerMode::Rpc => {
@@ -207,9 +254,9 @@ async fn open_ledger(config: &Config, keypair: &Keypair, ledgers: &Ledgers) -> R
             );
             let directory = config.data_dir.join("ledgers").join(chain_id).join("chain");
             let listener = embedded::listen(address).await?;
-            let (keypair, path) = (keypair.clone(), directory.clone());
-            let started =
-                tokio::task::spawn_blocking(move || embedded::Embedded::start(&path, genesis, &keypair)).await;
+            let (keypair, path, recording) = (keypair.clone(), directory.clone(), recording.cloned());
+            let start = move || embedded::Embedded::start(&path, genesis, &keypair, recording.as_ref());
+            let started = tokio::task::spawn_blocking(start).await;
             let embedded =
                 started.map_err(|error| Error::Directory { path: directory, source: io::Error::other(error) })??;
             let served = Arc::clone(&embedded);
@@ -284,7 +331,6 @@ fn coordinator_config(
     });
     let place = &config.place;
     coordinator::Config {
-        keypair: keypair.clone(),
         label,
         address: config.address.clone(),
         lends: detected.resources,
@@ -319,18 +365,14 @@ fn swarm_config(config: &Config) -> swarm::Config {
     }
 }
 
-fn states(config: &Config, keypair: &Keypair, store: &BlockStore) -> swarm::States {
+fn states(beginning: &Beginning, keypair: &Keypair) -> swarm::States {
     swarm::States {
-        executor: executor::State::new(executor::Config::default()),
-        inference: executor::inference::State::new(executor::inference::Config::default()),
-        health: health::State::new(
-            health::Config::with_beats(config.heartbeat.interval, config.heartbeat.timeout),
-            keypair.clone(),
-            clock::now(),
-        ),
-        proof: proof::State::new(proof::Config::default(), keypair.node_key()),
-        shard: shard::State::new(shard::Config::default(), shard::edge::holds(store)),
-        ledger_rpc: chain::rpc::State::new(chain::rpc::Config::default()),
+        executor: beginning.executor(),
+        inference: beginning.inference(),
+        health: beginning.health(keypair),
+        proof: beginning.proof(),
+        shard: beginning.shard(),
+        ledger_rpc: beginning.ledger_rpc(),
     }
 }
 
@@ -362,7 +404,7 @@ fn look_up_place(config: &Config, inputs: mpsc::Sender<Input>) {
             Ok(place) => {
                 let _ = inputs.send(Input::Peer(coordinator::PeerEvent::Placed(place))).await;
             }
-            Err(error) => tracing::warn!(url, error = edges::words(&error), "the place could not be looked up"),
+            Err(error) => tracing::warn!(url, error = words(&error), "the place could not be looked up"),
         }
     });
 }

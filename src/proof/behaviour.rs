@@ -23,7 +23,7 @@ mod tests {
     };
 
     fn swarm(keypair: &Keypair) -> Swarm<Behaviour> {
-        let behaviour = Behaviour::new(State::new(Config::default(), keypair.node_key()));
+        let behaviour = Behaviour::new(State::new(Config::default(), keypair.node_key()), None);
         SwarmBuilder::with_existing_identity(keypair.to_libp2p())
             .with_tokio()
             .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)

@@ -1,7 +1,9 @@
 //! Level L0 over content: the update and the end-of-round checkpoint, checked byte by byte.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    proof::{Refusal, trace},
+    proof::{Refusal, trace, wire::Refused},
     store::Files,
     tensor::{self, MAX_FILE_BYTES, Tensors, checkpoint::Checkpoint, guarded, root, update},
     types::{ContentId, Digest, Generation, Receipt, Time, UpdateCodec},
@@ -26,17 +28,18 @@ pub struct Request {
 }
 
 /// The answer to a [`Request`].
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// Of the request.
     pub id: u64,
     /// Accepted, or why not.
-    pub result: Result<(), Refusal>,
+    pub result: Result<(), Refused>,
 }
 
 /// Blocks while it reads and hashes; answers exactly once, also when something panics.
 pub fn perform(files: &dyn Files, request: &Request) -> Answer {
-    Answer { id: request.id, result: guarded(|| check_update(files, request)) }
+    let result = guarded(|| check_update(files, request));
+    Answer { id: request.id, result: result.map_err(|refusal| Refused::from(&refusal)) }
 }
 
 /// Checks digest, length, schema, finiteness, canonical form, the checkpoint's signature, trace and roots, and that the
@@ -118,7 +121,9 @@ mod tests {
     };
 
     fn check(store: &Store, request: &Request) -> Result<(), Refusal> {
-        perform(&*store.files, request).result
+        let checked = check_update(&*store.files, request);
+        assert_eq!(perform(&*store.files, request).result.err(), checked.as_ref().err().map(Refused::from));
+        checked
     }
 
     #[test]

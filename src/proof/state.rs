@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::{
     trace,
@@ -25,7 +26,7 @@ const MAX_CHALLENGES_PER_PEER: usize = 8;
 const MAX_REMEMBERED: usize = 1024;
 
 /// What an operator can choose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// A request is answered with "later" after this long. Less than the protocol's own limit, so that the asker hears why.
     pub answer_within: Duration,
@@ -39,7 +40,7 @@ impl Default for Config {
 }
 
 /// What the coordinator says.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Input {
     /// Ask `peer` to verify an own receipt. One [`Event::Verified`] or [`Event::VerifyFailed`] with this id follows.
     Verify {
@@ -78,7 +79,7 @@ pub enum Input {
 }
 
 /// What this module tells the coordinator.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// `peer` attested the receipt, and the attestation is right.
     Verified {

@@ -21,8 +21,12 @@ use libp2p::{
 };
 use tokio::time::Sleep;
 
-use super::{Action, RequestId, ResponseToken, SendError, State, frame::Codec};
-use crate::{clock, types::Time};
+use super::{Action, Call, RequestId, ResponseToken, SendError, State, frame::Codec};
+use crate::{
+    clock,
+    record::{Recorder, Recording},
+    types::Time,
+};
 
 /// A protocol in the swarm.
 pub struct Behaviour<S: State> {
@@ -36,11 +40,12 @@ pub struct Behaviour<S: State> {
     /// When it fires, and the timer itself.
     timer: Option<(Time, Pin<Box<Sleep>>)>,
     waker: Option<Waker>,
+    recorder: Option<Recorder>,
 }
 
 impl<S: State> Behaviour<S> {
-    /// The shim around `state`.
-    pub fn new(state: S) -> Self {
+    /// The shim around `state`; what it tells it, and hears, goes into `recording`.
+    pub fn new(state: S, recording: Option<&Recording>) -> Self {
         let config = request_response::Config::default()
             .with_request_timeout(Duration::from_millis(S::TIMEOUT_MILLIS))
             .with_max_concurrent_streams(S::MAX_STREAMS);
@@ -54,15 +59,33 @@ impl<S: State> Behaviour<S> {
             next_token: 0,
             timer: None,
             waker: None,
+            recorder: recording.map(|recording| recording.of(S::PROTOCOL)),
         }
     }
 
     /// Tells the state something.
     pub fn handle(&mut self, input: S::Input) {
-        self.state.handle(input, clock::now());
+        self.call(Call::Told(input), clock::now());
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+
+    fn call(&mut self, call: Call<S>, now: Time) {
+        if let Some(recorder) = &self.recorder {
+            recorder.input(now, &call);
+        }
+        call.apply(&mut self.state, now);
+    }
+
+    fn next_action(&mut self) -> Option<Action<S>> {
+        let action = self.state.poll_action();
+        match (&self.recorder, &action) {
+            (Some(recorder), Some(action)) => recorder.output(action),
+            (Some(recorder), None) => recorder.settled(self.state.poll_timeout()),
+            (None, _) => {}
+        }
+        action
     }
 
     /// The state, to be looked at.
@@ -72,7 +95,7 @@ impl<S: State> Behaviour<S> {
 
     /// Does what the state wants until it wants nothing; `Some` at an event for the coordinator.
     fn drain_state(&mut self) -> Option<S::Event> {
-        while let Some(action) = self.state.poll_action() {
+        while let Some(action) = self.next_action() {
             match action {
                 Action::Request { peer, id, request } => {
                     let outbound = self.carrier.send_request(&peer, request);
@@ -87,7 +110,7 @@ impl<S: State> Behaviour<S> {
 
     fn respond(&mut self, token: ResponseToken, response: S::Response) {
         let Some((inbound, channel)) = self.received.remove(&token) else {
-            return self.state.on_answered(token, clock::now());
+            return self.call(Call::Sent(token), clock::now());
         };
         self.answering.insert(inbound, token);
         // A failure means that the peer is gone, which the carrier reports by itself.
@@ -105,16 +128,16 @@ impl<S: State> Behaviour<S> {
                 let token = ResponseToken(self.next_token);
                 self.next_token += 1;
                 self.received.insert(token, (request_id, channel));
-                self.state.on_request(peer, token, request, now);
+                self.call(Call::Requested { peer, token, request }, now);
             }
             request_response::Event::Message { peer, message: Carried::Response { request_id, response }, .. } => {
                 if let Some(id) = self.sent.remove(&request_id) {
-                    self.state.on_response(peer, id, Ok(response), now);
+                    self.call(Call::Answered { peer, id, result: Ok(response) }, now);
                 }
             }
             request_response::Event::OutboundFailure { peer, request_id, error, .. } => {
                 if let Some(id) = self.sent.remove(&request_id) {
-                    self.state.on_response(peer, id, Err(send_error(error)), now);
+                    self.call(Call::Answered { peer, id, result: Err(send_error(error)) }, now);
                 }
             }
             request_response::Event::InboundFailure { peer, request_id, error, .. } => {
@@ -130,7 +153,7 @@ impl<S: State> Behaviour<S> {
 
     fn on_answered(&mut self, inbound: InboundRequestId, now: Time) {
         if let Some(token) = self.answering.remove(&inbound) {
-            self.state.on_answered(token, now);
+            self.call(Call::Sent(token), now);
         }
     }
 
@@ -153,7 +176,7 @@ impl<S: State> Behaviour<S> {
         self.timer = None;
         let now = clock::now();
         // The two clocks round differently: the state is never called before its time.
-        self.state.on_timeout(now.max(at));
+        self.call(Call::Due, now.max(at));
         true
     }
 }
@@ -220,10 +243,10 @@ impl<S: State> NetworkBehaviour for Behaviour<S> {
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match &event {
             FromSwarm::ConnectionEstablished(established) if established.other_established == 0 => {
-                self.state.on_connected(established.peer_id, clock::now());
+                self.call(Call::Connected(established.peer_id), clock::now());
             }
             FromSwarm::ConnectionClosed(closed) if closed.remaining_established == 0 => {
-                self.state.on_disconnected(closed.peer_id, clock::now());
+                self.call(Call::Disconnected(closed.peer_id), clock::now());
             }
             _ => {}
         }

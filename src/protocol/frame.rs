@@ -108,11 +108,13 @@ async fn write<M: Message, T: AsyncWrite + Unpin + Send>(io: &mut T, message: M)
 mod tests {
     use futures::{executor::block_on, io::Cursor};
 
+    use serde::{Deserialize, Serialize};
+
     use super::*;
     use crate::protocol::DecodeError;
 
     /// Bytes of no meaning, up to three times the first step.
-    #[derive(Debug, PartialEq)]
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Blob(Bytes);
 
     impl Message for Blob {

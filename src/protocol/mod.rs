@@ -8,11 +8,14 @@ pub mod frame;
 
 use bytes::Bytes;
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::types::Time;
 
 /// A message on the wire.
-pub trait Message: Sized + Send + std::fmt::Debug + 'static {
+///
+/// Its `serde` form is that of recordings ([`crate::record`]); what goes on the wire is [`Message::encode`].
+pub trait Message: Sized + Send + std::fmt::Debug + Serialize + DeserializeOwned + 'static {
     /// The longest encoding in bytes; a longer frame is refused before it is read.
     const LIMIT: usize;
 
@@ -56,15 +59,15 @@ impl From<crate::codec::Error> for DecodeError {
 }
 
 /// Names a request that this node made; unique within the state that made it. The answer repeats it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
 /// Names a request that a peer made; the answer goes back through it, at most once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ResponseToken(pub u64);
 
 /// Why a request has no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum SendError {
     /// The peer could not be reached.
     #[error("the peer could not be reached")]
@@ -113,7 +116,7 @@ pub trait State: std::fmt::Debug + Send + Sized + 'static {
     /// Answers of the protocol, both ways.
     type Response: Message;
     /// What the coordinator tells this state.
-    type Input: std::fmt::Debug + Send;
+    type Input: std::fmt::Debug + Send + Serialize + DeserializeOwned;
     /// What this state tells the coordinator.
     type Event: std::fmt::Debug + Send;
 
@@ -151,4 +154,53 @@ pub trait State: std::fmt::Debug + Send + Sized + 'static {
 
     /// When [`State::on_timeout`] is wanted next.
     fn poll_timeout(&self) -> Option<Time>;
+}
+
+/// One thing that a state is told, as data: what [`behaviour::Behaviour`] tells it and a recording keeps.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub enum Call<S: State> {
+    /// [`State::handle`].
+    Told(S::Input),
+    /// [`State::on_request`].
+    Requested {
+        /// Who asks.
+        peer: PeerId,
+        /// For the answer.
+        token: ResponseToken,
+        /// What.
+        request: S::Request,
+    },
+    /// [`State::on_response`].
+    Answered {
+        /// Who was asked.
+        peer: PeerId,
+        /// Which request.
+        id: RequestId,
+        /// The answer.
+        result: Result<S::Response, SendError>,
+    },
+    /// [`State::on_answered`].
+    Sent(ResponseToken),
+    /// [`State::on_connected`].
+    Connected(PeerId),
+    /// [`State::on_disconnected`].
+    Disconnected(PeerId),
+    /// [`State::on_timeout`].
+    Due,
+}
+
+impl<S: State> Call<S> {
+    /// Tells `state`.
+    pub fn apply(self, state: &mut S, now: Time) {
+        match self {
+            Self::Told(input) => state.handle(input, now),
+            Self::Requested { peer, token, request } => state.on_request(peer, token, request, now),
+            Self::Answered { peer, id, result } => state.on_response(peer, id, result, now),
+            Self::Sent(token) => state.on_answered(token, now),
+            Self::Connected(peer) => state.on_connected(peer, now),
+            Self::Disconnected(peer) => state.on_disconnected(peer, now),
+            Self::Due => state.on_timeout(now),
+        }
+    }
 }

@@ -9,6 +9,8 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     codec,
     identity::Keypair,
@@ -18,7 +20,7 @@ use crate::{
         checkpoint::{self, Checkpoint, MANIFEST, MAX_SCRIPT_STATE_BYTES, MODEL, OPTIMIZER, SCRIPT_STATE, STATE},
         guarded, root,
     },
-    types::{CheckpointManifest, ContentId, Digest, Generation, Round, Step, TaskId, Time},
+    types::{Cause, CheckpointManifest, ContentId, Digest, Generation, Round, Step, TaskId, Time},
 };
 
 /// What this edge works with.
@@ -52,7 +54,7 @@ pub struct KeepRequest {
 }
 
 /// A checkpoint that is durable here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// The root: what another node holds, and what [`crate::types::CheckpointRef::cid`] names.
     pub root: ContentId,
@@ -124,7 +126,7 @@ pub enum Request {
 }
 
 /// The answer to a [`Request`].
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// To [`super::State`].
     Kept {
@@ -133,14 +135,14 @@ pub enum Answer {
         /// The task.
         task: TaskId,
         /// The checkpoint.
-        result: Result<Box<Kept>, Error>,
+        result: Result<Box<Kept>, Cause>,
     },
     /// To the coordinator.
     Loaded {
         /// Of the request.
         id: u64,
         /// The checkpoint, every claim of it checked.
-        result: Result<Box<Checkpoint>, checkpoint::Error>,
+        result: Result<Box<Checkpoint>, Cause>,
     },
 }
 
@@ -148,10 +150,12 @@ pub enum Answer {
 pub fn perform(context: &Context, request: &Request) -> Answer {
     match request {
         Request::Keep { id, request } => {
-            Answer::Kept { id: *id, task: request.task, result: guarded(|| keep(context, request)).map(Box::new) }
+            let result = guarded(|| keep(context, request)).map(Box::new).map_err(|error| Cause::of(&error));
+            Answer::Kept { id: *id, task: request.task, result }
         }
         Request::Load { id, root, now } => {
-            Answer::Loaded { id: *id, result: guarded(|| load(&*context.files, root, *now)).map(Box::new) }
+            let loaded = guarded(|| load(&*context.files, root, *now)).map(Box::new);
+            Answer::Loaded { id: *id, result: loaded.map_err(|error| Cause::of(&error)) }
         }
     }
 }

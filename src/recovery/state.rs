@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     edge,
     task::{Context, Task, Written},
@@ -16,7 +18,7 @@ use crate::{
 };
 
 /// What an operator can choose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// A peer that was asked to hold a checkpoint and says nothing for this long is given up, and the next one asked.
     pub hold_within: Duration,
@@ -318,6 +320,7 @@ impl State {
 mod tests {
     use super::*;
     use crate::recovery::edge::{Kept, Request};
+    use crate::types::Cause;
 
     const NOW: Time = Time(1_000_000);
     const TASK: TaskId = TaskId { job: JobId([1; 32]), slot: 2 };
@@ -518,7 +521,7 @@ mod tests {
             let mut state = working();
             state.handle(written(1, 0, 10, round_end), NOW);
             let (id, _) = keep_request(&outputs(&mut state));
-            let full = edge::Error::Io(std::io::ErrorKind::StorageFull.into());
+            let full = Cause::new("the disk is full");
             state.handle(Input::Edge(edge::Answer::Kept { id, task: TASK, result: Err(full) }), NOW);
             assert!(matches!(outputs(&mut state)[..], [Output::KeepFailed { .. }]));
             assert_eq!(state.poll_timeout(), again);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     tensor::checkpoint::MAX_TRACE,
-    types::{CheckpointRef, ContentId, Digest, Generation, NodeKey, Round, Step, TaskId, Time},
+    types::{Cause, CheckpointRef, ContentId, Digest, Generation, NodeKey, Round, Step, TaskId, Time},
 };
 
 /// Keeping a checkpoint takes at most this long: 1 GB on a disk of 10 MB/s. Then it counts as failed.
@@ -145,7 +145,7 @@ impl Task {
         &mut self,
         id: TaskId,
         answer: u64,
-        result: Result<Box<Kept>, edge::Error>,
+        result: Result<Box<Kept>, Cause>,
         context: &mut Context,
         now: Time,
     ) {

@@ -2,11 +2,13 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::{aggregate, aggregate::Contribution};
 use crate::{
     store::Files,
     tensor::{Error as FormatError, MAX_FILE_BYTES, Tensors, guarded, root, update},
-    types::{AggregationRule, ContentId, Digest, JobId, OuterStep, Round, Slot, UpdateCodec},
+    types::{AggregationRule, Cause, ContentId, Digest, JobId, OuterStep, Round, Slot, UpdateCodec},
 };
 
 /// The most bytes of updates that are combined in memory: 64 workers of 64 MB, or 10 of 400. More is refused: such jobs need sharded
@@ -27,7 +29,7 @@ pub struct PackageRequest {
 }
 
 /// An update, encoded and stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Package {
     /// Where it is.
     pub update_cid: ContentId,
@@ -68,7 +70,7 @@ pub struct Update {
 }
 
 /// The next model and momentum, stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aggregated {
     /// `params_root` of the model.
     pub params_root: Digest,
@@ -118,13 +120,22 @@ pub enum Error {
     Aggregate(#[from] aggregate::Error),
 }
 
-impl Error {
+/// Why there is no next model, for the state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failed {
     /// The slot whose update is to blame, if one is.
-    pub fn slot(&self) -> Option<Slot> {
-        match self {
-            Self::Update { slot, .. } => Some(*slot),
+    pub slot: Option<Slot>,
+    /// Why, in words.
+    pub cause: Cause,
+}
+
+impl From<&Error> for Failed {
+    fn from(error: &Error) -> Self {
+        let slot = match error {
+            Error::Update { slot, .. } => Some(*slot),
             _ => None,
-        }
+        };
+        Self { slot, cause: Cause::of(error) }
     }
 }
 
@@ -152,14 +163,14 @@ pub enum Request {
 }
 
 /// The answer to a [`Request`].
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// To the coordinator.
     Packaged {
         /// Of the request.
         id: u64,
         /// The update.
-        result: Result<Package, Error>,
+        result: Result<Package, Cause>,
     },
     /// To [`super::State`].
     Aggregated {
@@ -170,16 +181,20 @@ pub enum Answer {
         /// The round.
         round: Round,
         /// The next model.
-        result: Result<Aggregated, Error>,
+        result: Result<Aggregated, Failed>,
     },
 }
 
 /// Blocks while it computes; answers exactly once, also when something panics.
 pub fn perform(files: &dyn Files, request: &Request) -> Answer {
     match request {
-        Request::Package { id, request } => Answer::Packaged { id: *id, result: guarded(|| package(files, request)) },
+        Request::Package { id, request } => {
+            let result = guarded(|| package(files, request)).map_err(|error| Cause::of(&error));
+            Answer::Packaged { id: *id, result }
+        }
         Request::Aggregate { id, job, round, request } => {
-            Answer::Aggregated { id: *id, job: *job, round: *round, result: guarded(|| aggregate(files, request)) }
+            let result = guarded(|| aggregate(files, request)).map_err(|error| Failed::from(&error));
+            Answer::Aggregated { id: *id, job: *job, round: *round, result }
         }
     }
 }
@@ -284,7 +299,8 @@ mod tests {
         let store = Store::new();
         let base = store_model(&store, &[1.0, 1.0]);
         let good = packaged(&store, base, 0, &[0.0, 1.0]);
-        let blamed = |update| aggregate(&*store.files, &request(base, vec![good, update])).unwrap_err().slot();
+        let blamed =
+            |update| Failed::from(&aggregate(&*store.files, &request(base, vec![good, update])).unwrap_err()).slot;
         assert_eq!(blamed(Update { slot: 1, digest: Digest([1; 32]), ..good }), Some(1));
         let garbage = store.files.import_bytes(&[7; 40]).unwrap();
         assert_eq!(blamed(Update { slot: 1, cid: garbage, digest: Digest::of(&[7; 40]), samples: 1 }), Some(1));
@@ -332,6 +348,8 @@ mod tests {
         let base = store_model(&store, &[1.0]);
         let request = PackageRequest { base_model: base, trained: base, codec: UpdateCodec::F32 };
         let answer = perform(&*empty.files, &Request::Package { id: 3, request });
-        assert!(matches!(answer, Answer::Packaged { id: 3, result: Err(Error::Io(_)) }));
+        assert!(
+            matches!(answer, Answer::Packaged { id: 3, result: Err(cause) } if cause.to_string().contains("fetch it first"))
+        );
     }
 }

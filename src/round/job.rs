@@ -197,7 +197,7 @@ impl Following {
         }
     }
 
-    pub(super) fn aggregated(&mut self, id: u64, result: Result<edge::Aggregated, edge::Error>, again: Time) {
+    pub(super) fn aggregated(&mut self, id: u64, result: Result<edge::Aggregated, edge::Failed>, again: Time) {
         let running = |attempt: &Attempt| matches!(attempt.progress, Progress::Running { id: own, .. } if own == id);
         let Some(set) = self.attempts.iter().find(|(_, attempt)| running(attempt)).map(|(set, _)| set.clone()) else {
             return;
@@ -205,7 +205,7 @@ impl Following {
         let progress = match result {
             Ok(aggregated) => self.done(&set, &aggregated),
             Err(error) => {
-                self.blame(&set, error.slot(), again);
+                self.blame(&set, error.slot, again);
                 Progress::Idle(again)
             }
         };

@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     edge,
     job::{Context, Following},
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// What an operator can choose.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// The k-th in line acts for the aggregator after k times this long without it having acted.
     pub takeover: Duration,
@@ -360,7 +362,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{AppliedSlot, Digest};
+    use crate::types::{AppliedSlot, Cause, Digest};
 
     const ROUND: Round = 3;
     const JOB: JobId = JobId([1; 32]);
@@ -504,9 +506,9 @@ mod tests {
             self.nodes.get_mut(&node).unwrap().handle(input, now);
         }
 
-        fn aggregate(&self, node: usize, request: &edge::AggregateRequest) -> Result<edge::Aggregated, edge::Error> {
+        fn aggregate(&self, node: usize, request: &edge::AggregateRequest) -> Result<edge::Aggregated, edge::Failed> {
             if let Some(slot) = self.wrong.filter(|slot| request.updates.iter().any(|update| update.slot == *slot)) {
-                return Err(edge::Error::Update { slot, fault: "wrong".into() });
+                return Err(edge::Failed { slot: Some(slot), cause: Cause::new("wrong") });
             }
             let lie = if self.liar == Some(node) { "lie" } else { "" };
             let text = format!("{:?}{lie}", request.updates);

@@ -39,7 +39,7 @@ mod tests {
                 .with_tokio()
                 .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)
                 .unwrap()
-                .with_behaviour(|_| Behaviour::new(State::new(Config::default(), vec![])))
+                .with_behaviour(|_| Behaviour::new(State::new(Config::default(), vec![]), None))
                 .unwrap()
                 .with_swarm_config(|config| config.with_idle_connection_timeout(PATIENCE))
                 .build();

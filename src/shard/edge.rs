@@ -4,6 +4,7 @@ use std::{collections::HashSet, io, panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::wire::Slot;
 use crate::{
@@ -11,15 +12,15 @@ use crate::{
         BlockStore, blocks,
         dag_pb::{self, DAG_PB},
     },
-    types::ContentId,
+    types::{Cause, ContentId},
 };
 
 /// Names a piece of work; the answer repeats it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EdgeId(pub u64);
 
 /// Work for the disk.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Request {
     /// Repeated by the answer.
     pub id: EdgeId,
@@ -28,7 +29,7 @@ pub struct Request {
 }
 
 /// What there is to do.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Work {
     /// Walk the DAG from `root` as far as it is here, keep it from eviction from now on, and name the first blocks
     /// that are missing, in the order of the DAG.
@@ -77,16 +78,16 @@ pub enum Work {
 }
 
 /// The one answer to a request.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// The request's.
     pub id: EdgeId,
     /// What came of it.
-    pub result: Result<Done, Failure>,
+    pub result: Result<Done, Cause>,
 }
 
 /// Work that was done.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Done {
     /// To [`Work::Missing`].
     Missing {
@@ -110,7 +111,7 @@ pub enum Done {
 }
 
 /// What became of one block.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {
     /// It matched its name and is kept.
     Kept {
@@ -149,7 +150,7 @@ pub enum Failure {
 pub fn perform(store: &Arc<BlockStore>, request: Request) -> Answer {
     let Request { id, work } = request;
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| work_on(store, work)));
-    Answer { id, result: result.unwrap_or(Err(Failure::Panicked)) }
+    Answer { id, result: result.unwrap_or(Err(Failure::Panicked)).map_err(|failure| Cause::of(&failure)) }
 }
 
 fn work_on(store: &BlockStore, work: Work) -> Result<Done, Failure> {
@@ -268,7 +269,7 @@ fn seal(store: &BlockStore, root: &ContentId, pins: &[String]) -> Result<Done, F
 }
 
 /// A DAG that this node keeps because a peer asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Hold {
     /// The root.
     pub root: ContentId,
@@ -367,7 +368,7 @@ mod tests {
         let garbage = Bytes::from_static(b"\xff\xff");
         let cid = dag_pb::content_id(DAG_PB, &garbage);
         let answer = perform(&store, Request { id: EdgeId(1), work: Work::Put { blocks: vec![(cid, garbage)] } });
-        assert!(matches!(answer.result, Err(Failure::Content { .. })));
+        assert!(answer.result.unwrap_err().to_string().starts_with(&cid.to_string()));
     }
 
     #[test]

@@ -19,15 +19,16 @@ use std::{
 };
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use self::{hold::Holds, peers::Peers, serve::Serves, transfer::Transfer};
 use super::{
-    edge::{self, Done, EdgeId, Failure, Hold, Work},
+    edge::{self, Done, EdgeId, Hold, Work},
     wire::{Refusal, Request, Response, Slot},
 };
 use crate::{
     protocol::{self, Action, RequestId, ResponseToken, SendError},
-    types::{ContentId, Time},
+    types::{Cause, ContentId, Time},
 };
 
 /// A piece of disk work without an answer after this time is taken for lost. A sync of 64 MiB on a slow disk takes
@@ -38,7 +39,7 @@ const EDGE_LIMIT: Duration = Duration::from_secs(120);
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
 /// What can be set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Bytes kept for other nodes at most; what goes over it is refused.
     pub hold_bytes: u64,
@@ -62,7 +63,7 @@ impl Default for Config {
 }
 
 /// What the coordinator tells this state.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Input {
     /// Bring the DAG of `root` here. Ends with [`Event::Fetched`] or [`Event::FetchFailed`], exactly once.
     Fetch {
@@ -109,7 +110,7 @@ pub enum Input {
 }
 
 /// What this state tells the coordinator.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Event {
     /// The whole DAG is here, verified and on the disk. It is not pinned: pin the root before the fetch (a pin
     /// covers what arrives after it) or now.
@@ -181,7 +182,7 @@ pub enum Event {
 }
 
 /// Why a fetch ended without its DAG.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum FetchFailure {
     /// Nothing came for [`Config::stall`].
     #[error("no block arrived for {} s; no known peer has what is missing, or none can be reached", .0.as_secs())]
@@ -197,14 +198,14 @@ pub enum FetchFailure {
     TooLarge,
     /// The disk could not take it.
     #[error(transparent)]
-    Edge(std::sync::Arc<Failure>),
+    Edge(Cause),
     /// The disk did not answer in time.
     #[error("the disk did not answer within {} s", EDGE_LIMIT.as_secs())]
     EdgeTimeout,
 }
 
 /// Why a peer does not hold what it was asked to.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum HoldFailure {
     /// It said no.
     #[error(transparent)]
@@ -356,7 +357,7 @@ impl State {
         }
     }
 
-    fn on_read(&mut self, token: ResponseToken, result: Result<Done, Failure>) {
+    fn on_read(&mut self, token: ResponseToken, result: Result<Done, Cause>) {
         let response = match result {
             Ok(Done::Read(slots)) => {
                 self.serves.read(token, &slots);
@@ -367,7 +368,7 @@ impl State {
         self.respond(token, response);
     }
 
-    fn on_has(&mut self, token: ResponseToken, result: Result<Done, Failure>) {
+    fn on_has(&mut self, token: ResponseToken, result: Result<Done, Cause>) {
         let response = match result {
             Ok(Done::Has(bits)) => Response::Have(bits),
             _ => Response::Refused(Refusal::Busy),

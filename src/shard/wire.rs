@@ -18,6 +18,7 @@
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     protocol::{DecodeError, Message},
@@ -35,7 +36,7 @@ pub const MAX_ANSWER_BYTES: usize = 2 * MAX_BLOCK_BYTES;
 const MAX_CID_BYTES: usize = 104;
 
 /// What one peer asks another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// "Give me these blocks."
     Get {
@@ -64,7 +65,7 @@ pub enum Request {
 }
 
 /// One block of an answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Slot {
     /// Not here.
     Missing,
@@ -75,7 +76,7 @@ pub enum Slot {
 }
 
 /// Why a request was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {
     /// Too many requests wait; later it may go.
     #[error("the peer is busy")]
@@ -89,7 +90,7 @@ pub enum Refusal {
 }
 
 /// The answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
     /// To `Get`: one slot for each block asked for, in order.
     Blocks(Vec<Slot>),

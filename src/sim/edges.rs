@@ -25,7 +25,7 @@ use crate::{
         checkpoint::{MANIFEST, MAX_TRACE, MODEL, OPTIMIZER, STATE},
         root,
     },
-    types::{CheckpointManifest, ContentId, Digest},
+    types::{Cause, CheckpointManifest, ContentId, Digest},
 };
 
 /// Does one piece of the coordinator's work.
@@ -111,10 +111,11 @@ fn recovery(machine: &Machine, scripts: &Scripts, request: recovery::edge::Reque
     match request {
         recovery::edge::Request::Keep { id, request } => {
             let (task, result) = (request.task, keep(machine, scripts, request).map(Box::new));
-            recovery::edge::Answer::Kept { id, task, result }
+            recovery::edge::Answer::Kept { id, task, result: result.map_err(|error| Cause::of(&error)) }
         }
         recovery::edge::Request::Load { id, root, now } => {
             let result = recovery::edge::load(&*machine.store, &root, now).map(Box::new);
+            let result = result.map_err(|error| Cause::of(&error));
             recovery::edge::Answer::Loaded { id, result }
         }
     }

@@ -23,6 +23,7 @@ mod machine;
 mod network;
 mod node;
 mod record;
+pub mod replay;
 mod report;
 pub mod scenario;
 mod scripts;

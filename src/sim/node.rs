@@ -108,7 +108,7 @@ impl Node {
         let mut scripts = Scripts::new(scenario.script);
         scripts.slowness_percent = machine.slowness_percent;
         Self {
-            coordinator: Coordinator::new(config(machine, scenario, chain_id, bootstrap), now),
+            coordinator: Coordinator::new(config(machine, scenario, chain_id, bootstrap), keypair.clone(), now),
             executor: Host::new(executor::State::new(executor::Config::default())),
             inference: Host::new(executor::inference::State::new(executor::inference::Config::default())),
             health: Host::new(health::State::new(health::Config::with_beats(beat, beat * 3), keypair.clone(), now)),
@@ -355,7 +355,6 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
     };
     let peer = machine.peer.to_string();
     Config {
-        keypair: machine.keypair.clone(),
         label: format!("node-{}", &peer[peer.len().saturating_sub(8)..]),
         address: None,
         lends,

@@ -6,7 +6,7 @@ use super::{
     Plant,
     draw::draw,
     invariant::Violation,
-    scenario::{Expect, Scenario},
+    scenario::{Accepted, Expect, Scenario},
     world::{BEGIN, World},
 };
 use crate::types::{Digest, JobStatus, TaskStatus, memo};
@@ -120,6 +120,20 @@ fn unmet(expect: &Expect, report: &Report) -> Option<Violation> {
     ];
     let (_, key) = unmet.into_iter().find(|(unmet, _)| *unmet)?;
     Some(Violation { invariant: "expect", what: format!("`{key}` is not met") })
+}
+
+impl Report {
+    /// What a scenario's file keeps of it.
+    pub fn accepted(&self) -> Accepted {
+        Accepted {
+            status: self.status.map_or("never began", JobStatus::as_str).to_owned(),
+            rounds: self.rounds,
+            model_root: self.model_root.map_or_else(|| "none".to_owned(), |root| root.to_string()),
+            reassigned: self.reassigned,
+            resumed: self.resumed,
+            skipped: self.skipped,
+        }
+    }
 }
 
 impl fmt::Display for Report {

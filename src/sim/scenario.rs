@@ -1,7 +1,7 @@
 //! A scenario: what is simulated, what goes wrong, and what is expected. Read from TOML; `simulations/README.md`
 //! explains each key.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{draw::Random, fault::Fault};
 use crate::types::{JobStatus, Quorum};
@@ -72,6 +72,27 @@ pub struct Scenario {
     /// What must come out.
     #[serde(default)]
     pub expect: Expect,
+    /// What came out the last time that somebody looked and found it right, with the scenario's own seed.
+    #[serde(default)]
+    pub accepted: Option<Accepted>,
+}
+
+/// What is compared with what came out before. Times and counts of messages are not: they change with the code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Accepted {
+    /// How the job ended.
+    pub status: String,
+    /// Rounds closed.
+    pub rounds: u32,
+    /// Root of the last model, in hexadecimal.
+    pub model_root: String,
+    /// Tasks that changed hands.
+    pub reassigned: u32,
+    /// Runs that continued inside a round.
+    pub resumed: u32,
+    /// Updates that came too late.
+    pub skipped: u64,
 }
 
 /// The job. Node 0 submits it.

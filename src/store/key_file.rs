@@ -57,7 +57,8 @@ pub fn load_or_create(path: &Path) -> Result<Keypair, Error> {
     }
 }
 
-fn load(path: &Path) -> Result<Keypair, Error> {
+/// The key in the file at `path`.
+pub fn load(path: &Path) -> Result<Keypair, Error> {
     let file = File::open(path).map_err(|source| io_error(path, source))?;
     let metadata = file.metadata().map_err(|source| io_error(path, source))?;
     let mode = metadata.permissions().mode() & 0o7777;

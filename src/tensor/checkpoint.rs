@@ -13,6 +13,8 @@
 
 use std::{io, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Error as FormatError, MAX_FILE_BYTES, root};
 use crate::{
     codec,
@@ -71,7 +73,7 @@ pub enum Error {
 }
 
 /// A checkpoint whose manifest was checked.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
     /// The checked manifest.
     pub manifest: CheckpointManifest,

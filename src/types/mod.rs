@@ -4,6 +4,7 @@
 //! anything: a value that needs a decision belongs to the module that makes it.
 
 mod beat;
+mod cause;
 mod checkpoint;
 mod ids;
 mod job;
@@ -16,6 +17,7 @@ mod speed;
 mod time;
 
 pub use beat::{Beat, Load};
+pub use cause::{Cause, words};
 pub use checkpoint::{CHECKPOINT_MAX_AGE, CheckpointManifest, CheckpointRef};
 pub use ids::{
     AssignmentId, ContentId, Digest, Generation, JobId, LedgerId, NodeKey, ParseIdError, Round, SignatureBytes, Slot,

@@ -17,13 +17,15 @@ use std::{collections::BTreeSet, time::Duration};
 pub use rejection::Rejection;
 pub use spec::validate_spec;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     chain::records::{Job, Node, Task},
     types::{ContentId, JobStatus, LedgerId, NodeKey, NodeStatus, Resources, ShardSpec, TaskStatus, Time},
 };
 
 /// What the operator agrees to work for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// `ledgers.accept`: chain ids worked for; `None` for any.
     pub ledgers: Option<BTreeSet<LedgerId>>,

@@ -1,6 +1,7 @@
 //! `atlas-sim`: runs scenarios of `simulations/` under virtual time.
 
 mod mesh;
+mod table;
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +13,7 @@ use std::{
 
 use atlas_node::{
     clock,
-    sim::{Report, Scenario, Setup, run_with, scenario, search::search},
+    sim::{Report, Scenario, Setup, replay, run_with, scenario, search::search},
 };
 use clap::{Parser, Subcommand};
 
@@ -63,6 +64,24 @@ enum Command {
         #[arg(long)]
         jobs: Option<usize>,
     },
+    /// Run scenarios, each with its own seed, and print a line of a table for each; one that comes out otherwise than it was
+    /// accepted is an error.
+    Table {
+        /// The scenarios (simulations/*.toml).
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// Write what comes out into the files, as accepted from now on.
+        #[arg(long)]
+        accept: bool,
+    },
+    /// Hand the parts of nodes what they were told in recordings (`atlas-node start --record`), and compare what they say.
+    Replay {
+        /// A directory with recordings, or with one directory a node.
+        directory: PathBuf,
+        /// The node's key, if it is no longer where it was.
+        #[arg(long)]
+        key: Option<PathBuf>,
+    },
     /// Run real swarms in this process, and measure what the simulated network can't show.
     Swarm {
         /// How many.
@@ -78,6 +97,10 @@ enum Error {
     Read { path: PathBuf, source: std::io::Error },
     #[error("the swarms could not be measured")]
     Mesh(#[from] mesh::Error),
+    #[error("{path} can't be written")]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Replay(#[from] replay::Error),
     #[error("{path} is no scenario")]
     Scenario { path: PathBuf, source: scenario::Error },
 }
@@ -93,7 +116,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(BROKEN),
         Err(error) => {
-            eprintln!("atlas-sim: {}", atlas_node::node::edges::words(&error));
+            eprintln!("atlas-sim: {}", atlas_node::types::words(&error));
             ExitCode::from(UNUSABLE)
         }
     }
@@ -104,6 +127,8 @@ fn act(command: Command) -> Result<bool, Error> {
         Command::Run { file, seed, faults } => run_once(&file, seed, faults),
         Command::Twice { file, seed } => run_twice(&file, seed),
         Command::Search { file, seeds, first, jobs } => run_many(&file, seeds, first, jobs),
+        Command::Table { files, accept } => table::print(&files, accept),
+        Command::Replay { directory, key } => replay_all(&directory, key.as_deref()),
         Command::Swarm { nodes } => {
             print!("{}", mesh::measure(nodes)?);
             Ok(true)
@@ -152,6 +177,23 @@ fn run_many(file: &Path, seeds: u64, first: Option<u64>, jobs: Option<usize>) ->
     }
     println!("{seeds} seeds in {took:.1} s, {} failed", failures.len());
     Ok(failures.is_empty())
+}
+
+fn replay_all(directory: &Path, key: Option<&Path>) -> Result<bool, Error> {
+    let mut equal = true;
+    for path in replay::recordings(directory)? {
+        let replayed = replay::replay(&path, key)?;
+        println!("{}{}", path.display(), if replayed.truncated { " (cut off inside its last entry)" } else { "" });
+        for (part, tally) in &replayed.parts {
+            println!("  {part:<24}{:>9} inputs{:>9} outputs", tally.inputs, tally.outputs);
+        }
+        match &replayed.difference {
+            None => println!("  equal"),
+            Some(difference) => println!("  DIFFERENT: {difference}"),
+        }
+        equal &= replayed.difference.is_none();
+    }
+    Ok(equal)
 }
 
 fn read(path: &Path) -> Result<Scenario, Error> {

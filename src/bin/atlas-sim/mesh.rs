@@ -214,7 +214,7 @@ fn start(index: usize) -> Result<Node, Error> {
         ledger_rpc: ledger_rpc::State::new(ledger_rpc::Config::default()),
     };
     let mut registry = Registry::default();
-    let mut swarm = swarm::build(&keypair, &config, states, &mut registry)?;
+    let mut swarm = swarm::build(&keypair, &config, states, None, &mut registry)?;
     let (commands, mut inbox) = mpsc::channel(64);
     let (tell, known) = watch::channel(Known::default());
     let topic = gossipsub::IdentTopic::new(gossip::TOPIC_HEARTBEAT);

@@ -21,6 +21,7 @@ mod watch;
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch as channel};
 use tokio_util::sync::CancellationToken;
 
@@ -136,7 +137,7 @@ impl fmt::Debug for Endpoint {
 }
 
 /// What the node hears.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// The ledger answers.
     Connected {

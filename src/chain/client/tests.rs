@@ -51,7 +51,7 @@ pub(super) fn lab() -> Lab {
     let host = Keypair::from_secret(&[1; 32]);
     let directory = tempfile::tempdir().unwrap();
     let genesis = embedded::job_genesis("atlas-job-test".to_owned(), host.node_key());
-    let embedded = Embedded::start(&directory.path().join("ledger"), genesis, &host).unwrap();
+    let embedded = Embedded::start(&directory.path().join("ledger"), genesis, &host, None).unwrap();
     Lab { embedded, host, directory }
 }
 

@@ -17,6 +17,7 @@ mod archive;
 mod block;
 mod chain;
 mod index;
+mod recorded;
 mod rpc;
 mod server;
 mod snapshot;
@@ -38,13 +39,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     application::Application, archive::Error as ArchiveError, block::ChainIdError, index::Error as IndexError,
+    recorded::Told,
 };
-use self::{archive::Archive, block::Host, chain::Chain, writer::Mempool};
+use self::{archive::Archive, block::Host, chain::Chain, recorded::Recorded, writer::Mempool};
 pub use crate::chain::log::Error as LogError;
 use crate::{
     chain::ledger::{Genesis, GenesisError, Ledger, Parameters},
     clock, codec,
     identity::Keypair,
+    record::Recording,
     types::{LedgerId, NodeKey},
 };
 
@@ -162,8 +165,13 @@ impl Embedded {
     /// Opens the ledger in `directory`, or begins one there from `genesis`, signed by `keypair`.
     ///
     /// A ledger that exists keeps the genesis that it began from; its chain id and host must be those of `genesis`.
-    /// Blocks while it replays: call it off the event loop.
-    pub fn start(directory: &Path, genesis: Genesis, keypair: &Keypair) -> Result<Arc<Self>, Error> {
+    /// Its blocks go into `recording`, those that it replays too. Blocks while it replays: call it off the event loop.
+    pub fn start(
+        directory: &Path,
+        genesis: Genesis,
+        keypair: &Keypair,
+        recording: Option<&Recording>,
+    ) -> Result<Arc<Self>, Error> {
         // An unsound genesis must not become the directory's.
         Ledger::new(genesis.clone())?;
         let lock = lock(directory)?;
@@ -171,7 +179,11 @@ impl Embedded {
         if genesis.validator != keypair.node_key() {
             return Err(Error::OtherHost { wanted: genesis.validator, found: keypair.node_key() });
         }
-        let application = Box::new(Ledger::new(genesis.clone())?);
+        let ledger = Ledger::new(genesis.clone())?;
+        let application: Box<dyn Application> = match recording {
+            Some(recording) => Box::new(Recorded::new(ledger, &genesis.chain_id, &genesis, recording)),
+            None => Box::new(ledger),
+        };
         Self::start_with(directory, lock, genesis, application, keypair)
     }
 

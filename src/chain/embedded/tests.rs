@@ -345,13 +345,13 @@ async fn blocks_come_by_themselves_only_while_work_is_open() {
 async fn what_cannot_work_says_why() {
     let directory = tempfile::tempdir().unwrap();
     let genesis = job_genesis(job_chain_id(), keypair().node_key());
-    let embedded = Embedded::start(directory.path(), genesis.clone(), &keypair()).unwrap();
-    assert!(matches!(Embedded::start(directory.path(), genesis.clone(), &keypair()), Err(Error::Locked { .. })));
+    let embedded = Embedded::start(directory.path(), genesis.clone(), &keypair(), None).unwrap();
+    assert!(matches!(Embedded::start(directory.path(), genesis.clone(), &keypair(), None), Err(Error::Locked { .. })));
     drop(embedded);
     let other = Genesis { chain_id: "other".to_owned(), ..genesis.clone() };
-    assert!(matches!(Embedded::start(directory.path(), other, &keypair()), Err(Error::OtherLedger { .. })));
+    assert!(matches!(Embedded::start(directory.path(), other, &keypair(), None), Err(Error::OtherLedger { .. })));
     let stranger = Keypair::from_secret(&[6; 32]);
-    assert!(matches!(Embedded::start(directory.path(), genesis, &stranger), Err(Error::OtherHost { .. })));
+    assert!(matches!(Embedded::start(directory.path(), genesis, &stranger, None), Err(Error::OtherHost { .. })));
 
     let taken = listen(([127, 0, 0, 1], 0).into()).await.unwrap().local_addr();
     let held = tokio::net::TcpListener::bind(taken.unwrap()).await.unwrap();
@@ -387,7 +387,7 @@ async fn after_a_stop_nothing_is_taken_and_the_directory_is_free() {
 async fn the_real_ledger_replays_to_the_same_state() {
     let directory = tempfile::tempdir().unwrap();
     let genesis = job_genesis("atlas-job-test".to_owned(), keypair().node_key());
-    let embedded = Embedded::start(directory.path(), genesis.clone(), &keypair()).unwrap();
+    let embedded = Embedded::start(directory.path(), genesis.clone(), &keypair(), None).unwrap();
     for nonce in 0..3 {
         let message = crate::chain::wire::Message::RegisterNode {
             node_id: format!("node {nonce}"),
@@ -404,7 +404,7 @@ async fn the_real_ledger_replays_to_the_same_state() {
     }
     let before = call(&embedded, "abci_info", serde_json::Value::Null).await;
     let copy = killed_copy(directory.path());
-    let reopened = Embedded::start(copy.path(), genesis, &keypair()).unwrap();
+    let reopened = Embedded::start(copy.path(), genesis, &keypair(), None).unwrap();
     assert_eq!(call(&reopened, "abci_info", serde_json::Value::Null).await, before);
     assert_eq!(reopened.height(), 3);
 }

@@ -18,7 +18,7 @@ mod tests {
             .with_tokio()
             .with_tcp(libp2p::tcp::Config::default(), libp2p::noise::Config::new, libp2p::yamux::Config::default)
             .unwrap()
-            .with_behaviour(|_| Behaviour::new(State::new(Config::default())))
+            .with_behaviour(|_| Behaviour::new(State::new(Config::default()), None))
             .unwrap()
             .with_swarm_config(|config| config.with_idle_connection_timeout(Duration::from_secs(60)))
             .build()

@@ -6,6 +6,7 @@ use std::{
 };
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::wire::{MAX_BODY, MAX_RESPONSE, Request, Response};
 use crate::{
@@ -25,7 +26,7 @@ const ENVELOPE: usize = 64;
 const MAX_REASON: usize = 200;
 
 /// How the protocol behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// A peer's call is refused when the ledger has not answered it for this long. Longer than
     /// `broadcast_tx_commit` takes at most, shorter than the peer waits.
@@ -39,7 +40,7 @@ impl Default for Config {
 }
 
 /// What the coordinator tells.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Input {
     /// Ask a peer's ledger. Exactly one [`Event::Answered`] with this id follows.
     Call {
@@ -62,7 +63,7 @@ pub enum Input {
 }
 
 /// What the coordinator hears.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A peer asks a ledger that it thinks this node carries. [`Input::Answer`] answers it.
     Called {
@@ -85,7 +86,7 @@ pub enum Event {
 }
 
 /// Why a call has no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum CallError {
     /// The transport.
     #[error(transparent)]

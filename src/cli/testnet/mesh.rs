@@ -29,6 +29,8 @@ pub(super) struct Settings {
     pub(super) python: Option<PathBuf>,
     /// What they log.
     pub(super) log_level: String,
+    /// Where each writes down what it is told, in a directory of its own.
+    pub(super) record: Option<PathBuf>,
     /// What one task of the job needs.
     pub(super) task: Resources,
 }
@@ -63,17 +65,27 @@ impl Mesh {
         Ok(Self { settings, directory, temporary, host: None, nodes: Vec::new() })
     }
 
+    /// Starts a node, with what all nodes of this network get by their name.
+    fn spawn(&self, label: &str, flags: &[String]) -> Result<NodeProcess, Error> {
+        let record = self.settings.record.as_ref().map(|directory| directory.join(label).display().to_string());
+        let record = record.into_iter().flat_map(|directory| ["--record".to_owned(), directory]);
+        let flags: Vec<String> = flags.iter().cloned().chain(record).collect();
+        NodeProcess::spawn(label, &self.directory, &flags)
+    }
+
     /// Starts everything; returns when all are connected and registered.
     pub(super) async fn start(&mut self, view: &View) -> Result<(), Error> {
         view.say(&format!("starting a ledger and {} nodes in {}", self.settings.nodes, self.directory.display()));
         let rpc = format!("http://127.0.0.1:{}", free_port()?);
-        let host = self.host.insert(NodeProcess::spawn(HOST, &self.directory, &host_flags(&self.settings, &rpc))?);
+        let host = self.spawn(HOST, &host_flags(&self.settings, &rpc))?;
+        let host = self.host.insert(host);
         let status = until(host, |status| !status.listen.is_empty()).await?;
         let bootstrap = status.listen.first().cloned().unwrap_or_default();
 
         let flags = node_flags(&self.settings, &rpc, &bootstrap);
         for number in 1..=self.settings.nodes {
-            self.nodes.push(NodeProcess::spawn(&format!("node-{number}"), &self.directory, &flags)?);
+            let node = self.spawn(&format!("node-{number}"), &flags)?;
+            self.nodes.push(node);
         }
         let others = 2.min(self.settings.nodes);
         for node in &mut self.nodes {

@@ -56,6 +56,9 @@ pub(super) struct Testnet {
     /// Where the nodes keep their files and logs; must not exist. Default: a temporary directory, removed if all is well
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Write down in this directory what each node is told, for `atlas-sim replay`.
+    #[arg(long, value_name = "DIR", requires = "directory")]
+    record: Option<PathBuf>,
     /// What the nodes log.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     log_level: String,
@@ -69,6 +72,7 @@ impl Testnet {
             nodes: self.nodes,
             python: self.python.clone(),
             log_level: self.log_level.clone(),
+            record: self.record.clone(),
             task: job.resources,
         };
         let mut mesh = Mesh::new(settings, self.directory.clone())?;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures::StreamExt;
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{sleep, timeout},
@@ -42,11 +43,11 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// Names a worker; never used twice by one state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkerId(pub u64);
 
 /// What the state asks for.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
     /// Start a worker.
     Start {
@@ -72,7 +73,7 @@ pub enum Request {
 }
 
 /// What the host reports.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Answer {
     /// A worker answers questions.
     Ready {

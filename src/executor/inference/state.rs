@@ -6,6 +6,7 @@ use std::{
 };
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Answer, Request, Response, Target,
@@ -29,7 +30,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the operator sets.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
     /// Warm workers at once; the one unused for longest makes room for another.
     pub max_workers: usize,
@@ -45,7 +46,7 @@ impl Default for Config {
 }
 
 /// What a worker is made of. Content must be in the store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerSpec {
     /// The script, a directory.
     pub bundle: ContentId,
@@ -60,7 +61,7 @@ pub struct WorkerSpec {
 }
 
 /// What the coordinator tells this state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Input {
     /// Ask a peer, or this node (`peer` is `None`); [`Event::Answered`] follows.
     Infer {
@@ -92,7 +93,7 @@ pub enum Input {
 }
 
 /// What this state tells the coordinator.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// Somebody asks a model: make sure that its content is here, and answer with [`Input::Serve`] or [`Input::Refuse`].
     Asked {

@@ -12,7 +12,7 @@ use crate::{
     identity,
     node::edges,
     round::{self, Opened, Output as RoundOutput, edge},
-    types::{ContentId, JobId, NodeKey, Round, Slot, TaskId, TaskStatus},
+    types::{Cause, ContentId, JobId, NodeKey, Round, Slot, TaskId, TaskStatus},
 };
 
 impl Coordinator {
@@ -101,7 +101,7 @@ impl Coordinator {
         self.edge(edges::Request::Round(Box::new(request)), Pending::Package { task, round });
     }
 
-    pub(super) fn on_packaged(&mut self, task: TaskId, round: Round, result: Result<edge::Package, edge::Error>) {
+    pub(super) fn on_packaged(&mut self, task: TaskId, round: Round, result: Result<edge::Package, Cause>) {
         let Some(work) = self.works.get_mut(&task).filter(|work| work.round == round) else { return };
         match result {
             Ok(package) => {
@@ -109,7 +109,7 @@ impl Coordinator {
                 self.output(Output::Provide(package.update_cid));
                 self.try_receipt(task);
             }
-            Err(error) => self.attempt_failed(task, &format!("the update can't be made: {}", edges::words(&error))),
+            Err(error) => self.attempt_failed(task, &format!("the update can't be made: {error}")),
         }
     }
 }

@@ -38,6 +38,7 @@ use std::{
 };
 
 use libp2p::{Multiaddr, PeerId};
+use serde::{Deserialize, Serialize};
 
 use self::{
     connectivity::Connectivity, gather::Gathers, inference::Inference, pending::Pending, status::RunLog,
@@ -71,10 +72,8 @@ const TICK: Duration = Duration::from_millis(250);
 const IDS_A_MILLISECOND: u64 = 1_000;
 
 /// What the operator fixes, and what the node found out about its host.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
-    /// Peer, account and signer.
-    pub keypair: Keypair,
     /// A label for people.
     pub label: String,
     /// Where rewards go; `None` for the node's own account.
@@ -102,7 +101,7 @@ pub struct Config {
 }
 
 /// What happened.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub enum Input {
     /// A person or a tool asks something.
     Command {
@@ -286,6 +285,8 @@ struct LedgerState {
 #[derive(Debug)]
 pub struct Coordinator {
     config: Config,
+    /// Peer, account and signer.
+    keypair: Keypair,
     me: NodeKey,
     /// The time of the input that is being handled.
     now: Time,
@@ -331,8 +332,8 @@ pub struct Coordinator {
 
 impl Coordinator {
     /// A coordinator that knows nothing yet but its configuration.
-    pub fn new(config: Config, now: Time) -> Self {
-        let me = config.keypair.node_key();
+    pub fn new(config: Config, keypair: Keypair, now: Time) -> Self {
+        let me = keypair.node_key();
         let mut connectivity = Connectivity::default();
         for address in &config.bootstrap {
             connectivity.add_bootstrap(address.clone(), now);
@@ -359,7 +360,7 @@ impl Coordinator {
             announcements: BTreeMap::new(),
             subscribed: BTreeSet::new(),
             resources: Manager::new(config.lends),
-            rounds: round::State::new(config.rounds.clone(), config.keypair.clone()),
+            rounds: round::State::new(config.rounds.clone(), keypair.clone()),
             recovery: recovery::State::new(config.recovery.clone()),
             connectivity,
             network: network::State::new(config.place.clone()),
@@ -376,6 +377,7 @@ impl Coordinator {
             stopping: None,
             last_tick: now,
             awaiting_host: false,
+            keypair,
             config,
         }
     }

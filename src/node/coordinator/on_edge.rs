@@ -1,11 +1,7 @@
 //! Edges answer.
 
 use super::{Coordinator, Output, Pending};
-use crate::{
-    chain::rpc as ledger_rpc,
-    node::edges::{self, Answer},
-    recovery, round,
-};
+use crate::{chain::rpc as ledger_rpc, node::edges::Answer, recovery, round};
 
 impl Coordinator {
     pub(super) fn on_edge(&mut self, id: u64, answer: Answer) {
@@ -33,7 +29,7 @@ impl Coordinator {
                 self.on_checkpoint_loaded(
                     *task,
                     *purpose,
-                    result.map(|loaded| *loaded).map_err(|error| edges::words(&error)),
+                    result.map(|loaded| *loaded).map_err(|error| error.to_string()),
                 );
             }
             (answer, _) => self.recovery.handle(recovery::Input::Edge(answer), self.now),
@@ -47,7 +43,7 @@ impl Coordinator {
             }
             (answer, _) => {
                 if let round::edge::Answer::Aggregated { job, round, result: Err(error), .. } = &answer {
-                    tracing::warn!(%job, round, error = edges::words(error), "the round could not be aggregated");
+                    tracing::warn!(%job, round, error = %error.cause, "the round could not be aggregated");
                 }
                 self.rounds.handle(round::Input::Edge(answer), self.now);
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 use super::{Coordinator, Output};
 use crate::{
@@ -25,7 +26,7 @@ const MAX_ANNOUNCEMENTS: usize = 1_024;
 const MAX_JOB_LEDGERS: usize = 32;
 
 /// Names a gossip message on its way through validation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GossipId {
     /// gossipsub's id.
     pub message: Vec<u8>,
@@ -116,7 +117,7 @@ impl Coordinator {
         if !known {
             let host = announcement.ledger_host.as_ref().and_then(identity::peer_id);
             let host = host.ok_or_else(|| format!("ledger `{ledger}` is not reachable from here"))?;
-            let me = self.config.keypair.peer_id();
+            let me = self.keypair.peer_id();
             let followed = self.ledgers.values().filter(|state| state.host.is_some_and(|host| host != me)).count();
             if followed >= MAX_JOB_LEDGERS {
                 return Err("this node follows as many job ledgers as it may".into());
@@ -173,7 +174,7 @@ impl Coordinator {
 
     /// Signs and publishes.
     pub(super) fn publish<T: SignedObject>(&mut self, topic: impl Into<String>, message: &T) {
-        let message = self.config.keypair.seal(message);
+        let message = self.keypair.seal(message);
         self.counters.gossip_bytes_sent += message.body.len() as u64;
         self.output(Output::Publish { topic: topic.into(), message });
     }

@@ -171,7 +171,7 @@ impl Coordinator {
     pub(super) fn close_finished_ledgers(&mut self) {
         /// A guess: long enough to read the result, short enough that ended jobs don't crowd out new ones.
         const KEEP: Duration = Duration::from_secs(300);
-        let me = self.config.keypair.peer_id();
+        let me = self.keypair.peer_id();
         let finished = |(ledger, state): &(&String, &LedgerState)| {
             let another = state.host.is_some_and(|host| host != me) && **ledger != self.config.ledger;
             another && state.view.open_jobs().next().is_none() && self.now.since(state.changed_at) >= KEEP

@@ -1,6 +1,7 @@
 //! Connections, addresses and discovery.
 
 use libp2p::{Multiaddr, PeerId};
+use serde::{Deserialize, Serialize};
 
 use super::{Coordinator, MAX_REMEMBERED, Output};
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// What happened between this node and a peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum PeerEvent {
     /// This node listens at an address.
     Listening(Multiaddr),

@@ -110,7 +110,7 @@ impl Coordinator {
         };
         match proof::build(&expected, receipt) {
             Ok(receipt) => {
-                let signed = self.config.keypair.seal(&receipt);
+                let signed = self.keypair.seal(&receipt);
                 if let Some(work) = self.works.get_mut(&task) {
                     work.receipt = Some(signed);
                     work.phase = Phase::Proving;
@@ -264,21 +264,21 @@ impl Coordinator {
         self.edge(edges::Request::Proof(Box::new(request)), Pending::CheckUpdate(Box::new(check)));
     }
 
-    pub(super) fn on_receipt_checked(&mut self, check: CheckReceipt, result: Result<(), proof::Refusal>) {
+    pub(super) fn on_receipt_checked(&mut self, check: CheckReceipt, result: Result<(), Refused>) {
         let token = check.token;
         let result = match result {
             Ok(()) => {
                 let receipt = check.signed.digest();
                 let attestation = Attestation { receipt, verifier: self.me, timestamp: self.now };
                 self.counters.receipts_verified += 1;
-                Ok(self.config.keypair.seal(&attestation))
+                Ok(self.keypair.seal(&attestation))
             }
-            Err(refusal) => {
+            Err(refused) => {
                 let (task, round) = (check.receipt.task, check.receipt.round);
-                tracing::warn!(%task, round, worker = %peer_text(&check.receipt.node), %refusal, "a receipt was refused");
+                tracing::warn!(%task, round, worker = %peer_text(&check.receipt.node), refusal = refused.reason, "a receipt was refused");
                 self.counters.receipts_refused += 1;
-                self.notify(NodeEvent::ReceiptRefused { task, round, reason: refusal.to_string() });
-                Err(Refused::from(&refusal))
+                self.notify(NodeEvent::ReceiptRefused { task, round, reason: refused.reason.clone() });
+                Err(refused)
             }
         };
         self.output(Output::Proof(Input::AnswerReceipt { token, result }));

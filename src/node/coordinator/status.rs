@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, path::PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::Coordinator;
 use crate::{
     api::{self, views::peer_text},
@@ -15,7 +17,7 @@ use crate::{
 const MAX_RUNS: usize = 1_024;
 
 /// What was found out about process and host at the start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Facts {
     /// This process.
     pub pid: u32,
@@ -40,7 +42,7 @@ pub struct Facts {
 }
 
 /// What a look at the host brought. It takes longer than a start should.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Host {
     /// What keeps scripts away from the rest of the machine.
     pub protections: Vec<api::Protection>,
@@ -161,7 +163,7 @@ impl Coordinator {
     pub(super) fn health_reply(&self) -> api::Health {
         api::Health {
             status: "ok".into(),
-            peer_id: self.config.keypair.peer_id().to_string(),
+            peer_id: self.keypair.peer_id().to_string(),
             uptime_seconds: self.now.since(self.started_at).as_secs(),
         }
     }
@@ -169,7 +171,7 @@ impl Coordinator {
     /// Everything but the Kubo daemon's state, which its edge adds.
     pub(super) fn status_reply(&self) -> api::Status {
         let facts = &self.config.facts;
-        let peer = self.config.keypair.peer_id();
+        let peer = self.keypair.peer_id();
         let state = self.ledgers.get(&self.config.ledger);
         let job_ledgers = self.ledgers.keys().filter(|ledger| **ledger != self.config.ledger);
         api::Status {
@@ -223,7 +225,7 @@ impl Coordinator {
         let host = state.and_then(|state| state.host);
         let way = match (connected, host) {
             (false, _) => api::LedgerWay::Unreachable,
-            (true, Some(host)) if host == self.config.keypair.peer_id() => api::LedgerWay::Here,
+            (true, Some(host)) if host == self.keypair.peer_id() => api::LedgerWay::Here,
             (true, Some(_)) => api::LedgerWay::Peer,
             (true, None) if ledger == self.config.ledger && self.config.facts.carries_ledger => api::LedgerWay::Here,
             (true, None) if state.is_some_and(|state| state.through_peer) => api::LedgerWay::Peer,

@@ -20,7 +20,7 @@ use crate::{
     node::edges,
     shard,
     submit::JobFile,
-    types::{ContentId, Digest, JobId, JobSpec, LedgerId, NodeKey, Settle, ShardSpec, TaskId, TaskStatus, Time},
+    types::{ContentId, Digest, JobId, JobSpec, LedgerId, NodeKey, Settle, ShardSpec, TaskId, TaskStatus, Time, words},
 };
 
 /// How long peers get to take copies before the submission is acknowledged with fewer.
@@ -112,7 +112,7 @@ impl Coordinator {
     fn read_job_file(&mut self, id: u64, request: api::Submit) {
         let needs = match JobFile::parse(&request.job_file) {
             Ok(job) => job.needs(),
-            Err(error) => return self.fail_submission(id, ErrorCode::Invalid, edges::words(&error)),
+            Err(error) => return self.fail_submission(id, ErrorCode::Invalid, words(&error)),
         };
         let wanted: Vec<_> = needs.into_iter().map(|cid| (cid, Purpose::Content)).collect();
         if wanted.is_empty() {
@@ -147,7 +147,7 @@ impl Coordinator {
                 if let Some(submission) = self.submissions.get_mut(&id) {
                     submission.ledger.clone_from(&name);
                 }
-                self.ledger_state(&name).host = Some(self.config.keypair.peer_id());
+                self.ledger_state(&name).host = Some(self.keypair.peer_id());
                 self.edge(edges::Request::CarryLedger { ledger: name }, Pending::CarryLedger { submission: id });
             }
         }
@@ -223,7 +223,7 @@ impl Coordinator {
     /// Offers each slot to the nodes that stand first in the volunteers' order: peer to peer, without waiting for gossip.
     fn offer(&mut self, id: u64) {
         let Some(announcement) = self.announcement(id) else { return };
-        let signed = self.config.keypair.seal(&announcement);
+        let signed = self.keypair.seal(&announcement);
         let job = announcement.job;
         for (slot, _) in (0..).zip(&announcement.shards) {
             for peer in self.offer_order(&announcement.ledger, TaskId { job, slot }) {

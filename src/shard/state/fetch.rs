@@ -1,6 +1,6 @@
 //! Fetching: many transfers, many sources.
 
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::{cmp::Reverse, time::Duration};
 
 use bytes::Bytes;
 use libp2p::PeerId;
@@ -12,11 +12,11 @@ use super::{
 use crate::{
     protocol::{RequestId, SendError},
     shard::{
-        edge::{Done, Failure, Hold, Stored, Work},
+        edge::{Done, Hold, Stored, Work},
         wire::{Refusal, Request, Response, Slot},
     },
     store::dag_pb::MAX_BLOCK_BYTES,
-    types::{ContentId, Time},
+    types::{Cause, ContentId, Time},
 };
 
 /// Transfers at once; a further one fails at once, and says so.
@@ -90,7 +90,7 @@ impl State {
         }
     }
 
-    pub(super) fn on_walked(&mut self, root: ContentId, result: Result<Done, Failure>, now: Time) {
+    pub(super) fn on_walked(&mut self, root: ContentId, result: Result<Done, Cause>, now: Time) {
         let Some(transfer) = self.transfers.get_mut(&root) else {
             return;
         };
@@ -104,9 +104,9 @@ impl State {
         }
     }
 
-    fn fail_by_disk(&mut self, root: ContentId, result: Result<Done, Failure>, now: Time) {
-        let failure = Arc::new(result.err().unwrap_or(Failure::Panicked));
-        self.fail_transfer(root, &|| FetchFailure::Edge(failure.clone()), now);
+    fn fail_by_disk(&mut self, root: ContentId, result: Result<Done, Cause>, now: Time) {
+        let cause = result.err().unwrap_or_else(|| Cause::new("the disk answered something else; this is a bug"));
+        self.fail_transfer(root, &|| FetchFailure::Edge(cause.clone()), now);
     }
 
     fn seal(&mut self, root: ContentId, now: Time) {
@@ -120,7 +120,7 @@ impl State {
         self.work(Purpose::Seal { root, holds }, Work::Seal { root, pins }, now);
     }
 
-    pub(super) fn on_sealed(&mut self, root: ContentId, holds: Vec<Hold>, result: Result<Done, Failure>, now: Time) {
+    pub(super) fn on_sealed(&mut self, root: ContentId, holds: Vec<Hold>, result: Result<Done, Cause>, now: Time) {
         if !matches!(result, Ok(Done::Sealed)) {
             return self.fail_by_disk(root, result, now);
         }
@@ -241,7 +241,7 @@ impl State {
         root: ContentId,
         peer: PeerId,
         cids: &[ContentId],
-        result: Result<Done, Failure>,
+        result: Result<Done, Cause>,
         now: Time,
     ) {
         let stored = match result {

@@ -12,13 +12,14 @@ use atlas_node::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 use libp2p::{PeerId, Swarm, SwarmBuilder, noise, swarm::SwarmEvent, tcp, yamux};
+use serde::{Deserialize, Serialize};
 
 use super::cbor::Cbor;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Bytes that nobody here looks into.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Raw(Vec<u8>);
 
 impl Message for Raw {
@@ -77,7 +78,7 @@ fn swarm<S: State>(seed: u8, state: S) -> Swarm<Behaviour<S>> {
         .with_tokio()
         .with_tcp(tcp::Config::default(), noise::Config::new, yamux::Config::default)
         .unwrap()
-        .with_behaviour(|_| Behaviour::new(state))
+        .with_behaviour(|_| Behaviour::new(state, None))
         .unwrap()
         .with_swarm_config(|config| config.with_idle_connection_timeout(DEADLINE))
         .build();

@@ -18,8 +18,8 @@ const OUTAGE: Duration = Duration::from_secs(5);
 /// A descendant of a killed node is gone by then: its launcher watches a pipe.
 const DESCENDANTS: Duration = Duration::from_secs(10);
 
-/// Runs [`SLOW`] on a test network of three nodes; returns the line that it ends with.
-async fn testnet(directory: &Path, kill: Option<&str>) -> Value {
+/// Runs [`SLOW`] on a test network of three nodes, with these flags; returns the line that it ends with.
+pub(super) async fn testnet(directory: &Path, flags: &[&str]) -> Value {
     let mut command = tokio::process::Command::from(program());
     command
         .args(["testnet", "--json", "--nodes", "3", "--job"])
@@ -28,7 +28,7 @@ async fn testnet(directory: &Path, kill: Option<&str>) -> Value {
         .arg(python())
         .arg("--directory")
         .arg(directory.join("mesh"))
-        .args(kill.iter().flat_map(|&victim| ["--kill", victim]))
+        .args(flags)
         .stdin(Stdio::null())
         .kill_on_drop(true);
     let output = tokio::time::timeout(JOB, command.output()).await.expect("the job ends in time").unwrap();
@@ -43,7 +43,7 @@ pub(super) async fn undisturbed() -> &'static Value {
     static ROOT: OnceCell<Value> = OnceCell::const_new();
     let run = async || {
         let lab = Lab::new();
-        let line = testnet(lab.path(), None).await;
+        let line = testnet(lab.path(), &[]).await;
         assert_eq!(line["ok"], true);
         assert_eq!((&line["tasks"]["reassigned"], &line["resumed"]), (&0.into(), &Value::Array(vec![])));
         line["model_root"].clone()
@@ -54,7 +54,7 @@ pub(super) async fn undisturbed() -> &'static Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_worker_is_resumed_from_its_checkpoint_to_the_same_model() {
     let lab = Lab::new();
-    let line = testnet(lab.path(), Some("worker")).await;
+    let line = testnet(lab.path(), &["--kill", "worker"]).await;
     assert_eq!(&line["model_root"], undisturbed().await);
     assert!(line["tasks"]["reassigned"].as_u64().unwrap() >= 1, "{line}");
     let resumed = line["resumed"].as_array().unwrap();
@@ -66,7 +66,7 @@ async fn a_killed_worker_is_resumed_from_its_checkpoint_to_the_same_model() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_aggregator_is_replaced_and_the_model_is_the_same() {
     let lab = Lab::new();
-    let line = testnet(lab.path(), Some("aggregator")).await;
+    let line = testnet(lab.path(), &["--kill", "aggregator"]).await;
     assert_eq!(&line["model_root"], undisturbed().await);
     assert!(line["tasks"]["reassigned"].as_u64().unwrap() >= 1, "{line}");
 }
@@ -74,7 +74,7 @@ async fn a_killed_aggregator_is_replaced_and_the_model_is_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_ends_without_its_submitter_and_the_model_is_the_same() {
     let lab = Lab::new();
-    let line = testnet(lab.path(), Some("submitter")).await;
+    let line = testnet(lab.path(), &["--kill", "submitter"]).await;
     assert_eq!(&line["model_root"], undisturbed().await);
 }
 

@@ -17,6 +17,7 @@ mod damage;
 mod kills;
 pub(crate) mod lab;
 pub(crate) mod node;
+mod recorded;
 mod refusals;
 mod storm;
 mod trace;
