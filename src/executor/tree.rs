@@ -170,7 +170,7 @@ mod tests {
         fs::create_dir_all(top.join("a/b/c")).unwrap();
         fs::write(top.join("a/b/file"), "x").unwrap();
         symlink(&outside, top.join("a/b/c/link")).unwrap();
-        fs::set_permissions(top.join("a/b"), Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(top.join("a/b"), Permissions::from_mode(0o000)).unwrap();
         remove(&top).unwrap();
         assert!(!top.exists());
         assert_eq!(fs::read_to_string(outside.join("kept")).unwrap(), "kept");

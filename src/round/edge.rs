@@ -91,6 +91,9 @@ pub enum Error {
     /// The model or the momentum is not acceptable.
     #[error("the round's model or momentum is not acceptable")]
     Model(#[from] FormatError),
+    /// What the script wrote is not acceptable.
+    #[error("the model that the script wrote is not acceptable: {0}")]
+    Trained(#[source] FormatError),
     /// The trained model gives no update.
     #[error("the trained model gives no update")]
     Encode(#[source] update::Error),
@@ -199,7 +202,10 @@ pub fn perform(files: &dyn Files, request: &Request) -> Answer {
 /// Encodes and stores the difference between the round's model and the trained one.
 pub fn package(files: &dyn Files, request: &PackageRequest) -> Result<Package, Error> {
     let base = read_tensors(files, &request.base_model)?;
-    let trained = read_tensors(files, &request.trained)?;
+    let trained = read_tensors(files, &request.trained).map_err(|error| match error {
+        Error::Model(error) => Error::Trained(error),
+        other => other,
+    })?;
     let bytes = update::encode_difference(&base, &trained, request.codec).map_err(Error::Encode)?;
     let update_cid = files.import_bytes(&bytes)?;
     Ok(Package { update_cid, update_digest: Digest::of(&bytes), update_length: bytes.len() as u64 })
@@ -309,7 +315,9 @@ mod tests {
         let refused = |bytes: &[u8]| {
             let trained = store.files.import_bytes(bytes).unwrap();
             let request = PackageRequest { base_model: base, trained, codec: UpdateCodec::F32 };
-            package(&*store.files, &request).unwrap_err().to_string()
+            let error = package(&*store.files, &request).unwrap_err();
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            format!("{error}: {source}")
         };
         let bomb = [&(1_u64 << 40).to_le_bytes()[..], b"{}"].concat();
         for (bytes, words) in [
