@@ -1,14 +1,23 @@
 //! A checkpoint once acknowledged can be found: it lies durable on a machine that is up, or can come back.
+//!
+//! It is acknowledged when two machines have it, so the loss of one for ever must not lose it. When both are lost, it may be:
+//! the task then begins its round again, which the other invariants watch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{super::world::World, Violation};
+use super::{
+    super::{machine::Machine, world::World},
+    Violation,
+};
 use crate::{
     chain::records::Changes,
     types::{CheckpointRef, TaskId},
 };
 
 const NAME: &str = "checkpoints";
+
+/// Machines that have a checkpoint when it is acknowledged: its writer and one holder.
+const COPIES: usize = 2;
 
 /// The checkpoints that the ledger names.
 #[derive(Debug, Default)]
@@ -27,11 +36,12 @@ impl Checkpoints {
 
     pub(super) fn check(&self, world: &World) -> Result<(), Violation> {
         let lives = |reference: &CheckpointRef| {
-            let up = world
+            let (lost, left): (Vec<&Machine>, Vec<&Machine>) = world
                 .machines
                 .iter()
-                .filter(|machine| !machine.gone && (machine.node.is_some() || !machine.stays_down));
-            up.into_iter().any(|machine| machine.store.is_durable(&reference.cid))
+                .partition(|machine| machine.gone || (machine.node.is_none() && machine.stays_down));
+            let lost = lost.into_iter().filter(|machine| machine.gone || machine.store.is_durable(&reference.cid));
+            left.into_iter().any(|machine| machine.store.is_durable(&reference.cid)) || lost.count() >= COPIES
         };
         for (task, named) in &self.named {
             if let Some(lost) = named.iter().find(|reference| !lives(reference)) {
