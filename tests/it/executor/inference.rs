@@ -117,13 +117,16 @@ async fn a_worker_that_can_not_start_is_told_with_its_last_words() {
 /// What training is held to holds for serving too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_takes_too_much_is_ended_with_the_reason() {
-    for (script, words) in [
-        ("import time\nheld = bytearray(b'x') * (200 << 20)\ntime.sleep(600)", "out of memory"),
+    for (memory, script, words) in [
+        (100 << 20, "import time\nheld = bytearray(b'x') * (200 << 20)\ntime.sleep(600)", "out of memory"),
         (
+            1 << 30,
             "import time\nfor n in range(64):\n    open(f'tmp/{n}', 'wb').write(bytes(1 << 20))\ntime.sleep(600)",
             "what it wrote grew over 33554432 bytes",
         ),
+        // Pages that the children share count for each.
         (
+            1 << 40,
             "import os, time\nfor _ in range(600):\n    if os.fork() == 0:\n        time.sleep(600)\ntime.sleep(600)",
             "what it started grew over 512 processes",
         ),
@@ -134,7 +137,7 @@ async fn a_worker_that_takes_too_much_is_ended_with_the_reason() {
         let bundle = server.host.directory.path().join("bundle");
         std::fs::write(bundle.join("atlas.toml"), manifest).unwrap();
         server.spec.bundle = server.host.import(&bundle);
-        server.spec.resources.memory_bytes = 100 << 20;
+        server.spec.resources.memory_bytes = memory;
         server.spec.resources.storage_bytes = 32 << 20;
         server.ask(0, &pixels());
         let reason = server.answer(0).await.unwrap_err();
