@@ -1,9 +1,11 @@
 //! The kinds of misbehaviour, with their points.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
 
 /// Something that a peer did and should not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Offence {
     /// A gossip message that nobody may forward: not CBOR, too long, wrongly signed, or of another topic.
     Gossip,
@@ -15,7 +17,7 @@ pub enum Offence {
     /// Streams of a protocol over its budget, whether requests came on them or not.
     Streams {
         /// Which protocol.
-        protocol: &'static str,
+        protocol: Cow<'static, str>,
         /// Streams over it.
         count: u32,
     },
@@ -28,22 +30,22 @@ pub enum Offence {
     /// A signature that is not of who it says, on something that is no gossip.
     Forged {
         /// Which protocol.
-        protocol: &'static str,
+        protocol: Cow<'static, str>,
     },
     /// A message longer than the protocol's limit.
     Oversize {
         /// Which protocol.
-        protocol: &'static str,
+        protocol: Cow<'static, str>,
     },
     /// Bytes that are no encoding of anything. (A message of an unknown kind is none of these.)
     Malformed {
         /// Which protocol.
-        protocol: &'static str,
+        protocol: Cow<'static, str>,
     },
     /// A request that began and did not go on.
     Stalled {
         /// Which protocol.
-        protocol: &'static str,
+        protocol: Cow<'static, str>,
     },
     /// A block whose bytes are not those of its name.
     Lie {
@@ -94,14 +96,14 @@ impl Offence {
 
     /// The kind alone, so that several of one kind are told as one.
     #[must_use]
-    pub(super) fn kind(self) -> Self {
+    pub(super) fn kind(&self) -> Self {
         match self {
             Self::GossipFlood { .. } => Self::GossipFlood { count: 0 },
-            Self::Streams { protocol, .. } => Self::Streams { protocol, count: 0 },
+            Self::Streams { protocol, .. } => Self::Streams { protocol: protocol.clone(), count: 0 },
             Self::GossipAgain { .. } => Self::GossipAgain { count: 0 },
             Self::Lie { .. } => Self::Lie { count: 0 },
             Self::Connections { .. } => Self::Connections { count: 0 },
-            other => other,
+            other => other.clone(),
         }
     }
 }

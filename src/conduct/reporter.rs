@@ -9,7 +9,7 @@ use super::Offence;
 const MAX_WAITING: usize = 1_024;
 
 /// Who did what.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Who.
     pub peer: PeerId,

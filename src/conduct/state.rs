@@ -65,7 +65,7 @@ impl Record {
         }
     }
 
-    fn count(&mut self, offence: Offence) {
+    fn count(&mut self, offence: &Offence) {
         self.points += u64::from(offence.points()) * POINT;
         let kind = offence.kind();
         if self.kinds.contains_key(&kind) || self.kinds.len() < MAX_KINDS {
@@ -99,7 +99,7 @@ impl State {
             return None;
         }
         record.forget(now);
-        record.count(offence);
+        record.count(&offence);
         if record.points < u64::from(CUT_OFF_AT) * POINT {
             return None;
         }
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_peer_is_cut_off_at_its_limit_with_all_that_it_did_as_the_reason() {
         let mut state = State::default();
-        assert_eq!(state.offend(peer(1), Offence::Malformed { protocol: PROTOCOL }, NOW), None);
+        assert_eq!(state.offend(peer(1), Offence::Malformed { protocol: PROTOCOL.into() }, NOW), None);
         assert_eq!(state.offend(peer(2), Offence::GossipFlood { count: 99 }, NOW), None, "another's are another's");
         assert_eq!(state.offend(peer(1), Offence::GossipFlood { count: 50 }, NOW), None);
         let cut_off = state.offend(peer(1), Offence::GossipFlood { count: 50 }, NOW).unwrap();
@@ -207,7 +207,11 @@ mod tests {
         let mut state = State::default();
         for minute in 0..1_000 {
             let at = NOW + seconds(60 * minute);
-            assert_eq!(state.offend(peer(1), Offence::Oversize { protocol: PROTOCOL }, at), None, "one a minute");
+            assert_eq!(
+                state.offend(peer(1), Offence::Oversize { protocol: PROTOCOL.into() }, at),
+                None,
+                "one a minute"
+            );
         }
     }
 

@@ -52,7 +52,7 @@ impl<B> Metered<B> {
         let (count, offence) = match &mut self.limit {
             Limit::Budget { protocol, streams: left } => {
                 let count = left.take(&peer, streams, clock::now());
-                (count, Offence::Streams { protocol, count })
+                (count, Offence::Streams { protocol: (*protocol).into(), count })
             }
             Limit::Connection { most, offence } => {
                 let count = (before + streams).saturating_sub(before.max(*most));

@@ -16,7 +16,9 @@ impl Coordinator {
         match event {
             Event::BeatDue(beat) => self.on_beat_due(&beat),
             Event::BeatHeard { .. } => {}
-            Event::Forged { peer } => self.on_offence(peer, Offence::Forged { protocol: health::wire::PROTOCOL }),
+            Event::Forged { peer } => {
+                self.on_offence(peer, Offence::Forged { protocol: health::wire::PROTOCOL.into() })
+            }
             Event::Departed => self.on_departed(),
             Event::Suspected { node } => tracing::info!(node = %peer_text(&node), "suspected: its beats stopped"),
             Event::Cleared { node } => tracing::info!(node = %peer_text(&node), "alive after all"),
