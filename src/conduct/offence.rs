@@ -96,14 +96,14 @@ impl Offence {
 
     /// The kind alone, so that several of one kind are told as one.
     #[must_use]
-    pub(super) fn kind(self) -> Self {
+    pub(super) fn kind(&self) -> Self {
         match self {
             Self::GossipFlood { .. } => Self::GossipFlood { count: 0 },
-            Self::Streams { protocol, .. } => Self::Streams { protocol, count: 0 },
+            Self::Streams { protocol, .. } => Self::Streams { protocol: protocol.clone(), count: 0 },
             Self::GossipAgain { .. } => Self::GossipAgain { count: 0 },
             Self::Lie { .. } => Self::Lie { count: 0 },
             Self::Connections { .. } => Self::Connections { count: 0 },
-            other => other,
+            other => other.clone(),
         }
     }
 }

@@ -65,7 +65,7 @@ impl Record {
         }
     }
 
-    fn count(&mut self, offence: Offence) {
+    fn count(&mut self, offence: &Offence) {
         self.points += u64::from(offence.points()) * POINT;
         let more = offence.count();
         let kind = offence.kind();
@@ -100,7 +100,7 @@ impl State {
             return None;
         }
         record.forget(now);
-        record.count(offence);
+        record.count(&offence);
         if record.points < u64::from(CUT_OFF_AT) * POINT {
             return None;
         }

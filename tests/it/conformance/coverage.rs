@@ -112,16 +112,16 @@ fn the_page_on_the_mesh_names_every_protocol_and_topic() {
 #[test]
 fn the_page_on_the_mesh_says_what_a_peer_is_cut_off_for() {
     let page = read_page("network");
-    let protocol = "";
+    let protocol = || "".into();
     let offences = [
         Offence::Gossip,
         Offence::GossipFlood { count: 1 },
         Offence::GossipAgain { count: 1 },
-        Offence::Streams { protocol: protocol.into(), count: 1 },
-        Offence::Oversize { protocol: protocol.into() },
-        Offence::Malformed { protocol: protocol.into() },
-        Offence::Forged { protocol: protocol.into() },
-        Offence::Stalled { protocol: protocol.into() },
+        Offence::Streams { protocol: protocol(), count: 1 },
+        Offence::Oversize { protocol: protocol() },
+        Offence::Malformed { protocol: protocol() },
+        Offence::Forged { protocol: protocol() },
+        Offence::Stalled { protocol: protocol() },
         Offence::Lie { count: 1 },
         Offence::Connections { count: 1 },
     ];
