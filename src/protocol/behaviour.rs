@@ -134,7 +134,7 @@ impl<S: State> Behaviour<S> {
     /// A request that can't be read gets no answer: its channel was dropped, which closes the stream.
     fn on_fault(&self, peer: PeerId, fault: &Fault) {
         tracing::debug!(%peer, protocol = S::PROTOCOL, %fault, "a message was refused");
-        let protocol = S::PROTOCOL.into();
+        let protocol = S::PROTOCOL;
         let offence = match fault {
             Fault::Oversize { .. } => Offence::Oversize { protocol: protocol.into() },
             Fault::Decode(error) if !error.unknown => Offence::Malformed { protocol: protocol.into() },
