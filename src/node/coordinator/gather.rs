@@ -1,13 +1,16 @@
 //! "When all of this content is here, do that": fetches with one continuation.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use libp2p::PeerId;
 
 use super::{Coordinator, Output, Pending, inference::ServeRequest, on_proof::CheckReceipt};
 use crate::{
     api, shard,
-    types::{ContentId, JobId, Slot, TaskId},
+    types::{ContentId, JobId, Slot, TaskId, Time},
 };
 
 /// What happens once the content is here, or can't be had.
@@ -36,6 +39,9 @@ pub(super) enum Purpose {
     Content,
     /// Updates of joint training.
     Update,
+    /// A checkpoint to continue from. It can be done without, at the price of the steps that it contains: when nothing of
+    /// it came for this long, it is.
+    Resume(Duration),
 }
 
 #[derive(Debug)]
@@ -51,6 +57,8 @@ pub(super) struct Gathers {
     open: BTreeMap<u64, Gather>,
     /// The fetches, each with its gather and purpose.
     fetches: BTreeMap<u64, (u64, Purpose)>,
+    /// Fetches that are given up at this time if nothing comes.
+    patience: BTreeMap<u64, Time>,
 }
 
 impl Gathers {
@@ -70,10 +78,33 @@ impl Coordinator {
             let fetch = self.new_id();
             missing.insert(fetch);
             self.gathers.fetches.insert(fetch, (id, purpose));
+            if let Purpose::Resume(patience) = purpose {
+                self.gathers.patience.insert(fetch, self.now + patience);
+            }
             let input = shard::Input::Fetch { id: fetch, root, providers: providers.to_vec() };
             self.output(Output::Shard(input));
         }
         self.gathers.open.insert(id, Gather { missing, failure: None, next });
+    }
+
+    /// Part of a fetch came.
+    pub(super) fn on_fetch_progress(&mut self, fetch: u64) {
+        if let (Some((_, Purpose::Resume(patience))), Some(until)) =
+            (self.gathers.fetches.get(&fetch), self.gathers.patience.get_mut(&fetch))
+        {
+            *until = self.now + *patience;
+        }
+    }
+
+    /// Gives up what can be done without and does not come.
+    pub(super) fn lose_patience(&mut self) {
+        let now = self.now;
+        let late: Vec<u64> =
+            self.gathers.patience.iter().filter(|(_, until)| **until <= now).map(|(fetch, _)| *fetch).collect();
+        for fetch in late {
+            self.gathers.patience.remove(&fetch);
+            self.output(Output::Shard(shard::Input::Cancel { id: fetch }));
+        }
     }
 
     /// A fetch ended: the gather goes on when it was the last one.
@@ -83,13 +114,15 @@ impl Coordinator {
             fetches.remove(&fetch);
             !fetches.is_empty()
         });
+        self.gathers.patience.remove(&fetch);
+        let needed = !matches!(purpose, Purpose::Resume(_));
         match purpose {
-            Purpose::Content => self.counters.shard_bytes_received += bytes,
+            Purpose::Content | Purpose::Resume(_) => self.counters.shard_bytes_received += bytes,
             Purpose::Update => self.counters.update_bytes_received += bytes,
         }
         let Some(gather) = self.gathers.open.get_mut(&id) else { return };
         gather.missing.remove(&fetch);
-        if gather.failure.is_none() {
+        if gather.failure.is_none() && needed {
             gather.failure = failure;
         }
         if gather.missing.is_empty()

@@ -443,6 +443,7 @@ impl Coordinator {
         if self.now.since(self.last_tick) >= TICK {
             self.last_tick = self.now;
             self.readmit();
+            self.lose_patience();
             self.reconcile_all();
             self.close_finished_ledgers();
             self.tend_submissions();

@@ -22,7 +22,7 @@ impl Coordinator {
                 tracing::warn!(%peer, blocks, "sent bytes that are not what they were asked for as; not asked or served for a while");
                 self.on_offence(peer, Offence::Lie { count: blocks });
             }
-            Event::Progress { .. } => {}
+            Event::Progress { id, .. } => self.on_fetch_progress(id),
             // The event loop hands these to the store; they never come here.
             Event::Edge(request) => tracing::error!(?request, "an edge request reached the coordinator"),
         }

@@ -27,6 +27,13 @@ use crate::{
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// Failed attempts at a round before the task is handed back for another node to try.
 const MAX_FAILURES: u32 = 4;
+/// A round begins again without a checkpoint of which nothing came for this part of the round's limit: both machines that
+/// had it may be gone.
+const ROUND_PARTS: u32 = 4;
+/// But not sooner: a machine that restarts is back by then.
+const LEAST_PATIENCE: Duration = Duration::from_secs(10);
+/// And not later: a lease lapses after two minutes without a word.
+const MOST_PATIENCE: Duration = Duration::from_secs(60);
 /// When no node could check a receipt, they are asked again after this pause: their views are a block behind at most.
 pub(super) const VERIFY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -252,10 +259,15 @@ impl Coordinator {
         }
         let mut roots = vec![job.spec.bundle, job.model_cid];
         roots.extend(job.shards.get(task.slot as usize).map(|shard| shard.cid));
-        roots.extend(checkpoints_of(record, round).into_iter().map(|(_, reference)| reference.cid));
+        let patience =
+            (Duration::from_millis(job.spec.round_limit_millis) / ROUND_PARTS).clamp(LEAST_PATIENCE, MOST_PATIENCE);
+        let checkpoints = checkpoints_of(record, round).into_iter().map(|(purpose, reference)| match purpose {
+            LoadPurpose::Optimizer => (reference.cid, Purpose::Content),
+            LoadPurpose::Resume => (reference.cid, Purpose::Resume(patience)),
+        });
         let providers = self.providers(&ledger, &task.job);
         self.join_job(task.job);
-        let wanted: Vec<_> = roots.into_iter().map(|root| (root, Purpose::Content)).collect();
+        let wanted: Vec<_> = roots.into_iter().map(|root| (root, Purpose::Content)).chain(checkpoints).collect();
         self.gather(&wanted, &providers, Next::Run(task));
     }
 
