@@ -358,6 +358,7 @@ fn swarm_config(config: &Config, reporter: Reporter, recording: Option<Recording
         swarm_key: config.network.swarm_key,
         gossip_heartbeat: if lab { Duration::from_millis(200) } else { Duration::from_secs(1) },
         max_connections: config.network.max_connections,
+        max_memory: swarm::MAX_MEMORY,
         allow: config.network.allow.clone(),
         block: config.network.block.clone(),
         reporter,
