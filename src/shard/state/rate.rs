@@ -76,7 +76,7 @@ impl Rates {
             self.total.charge(bytes, limit, now);
         }
         if let Some(limit) = self.limits.per_peer {
-            self.peers.retain(|_, debt| debt.paid_at() > now);
+            self.peers.retain(|_, debt| debt.paid_at() + CATCH_UP > now);
             self.peers.entry(peer).or_default().charge(bytes, limit, now);
         }
     }
