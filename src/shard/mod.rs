@@ -20,4 +20,4 @@ pub mod wire;
 
 pub use behaviour::Behaviour;
 pub use files::Files;
-pub use state::{Config, Event, FetchFailure, HoldFailure, Input, State};
+pub use state::{Config, Event, FetchFailure, HoldFailure, Input, Limits, State};

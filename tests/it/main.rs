@@ -9,5 +9,6 @@ mod hostile;
 #[path = "../hostile/mod.rs"]
 mod hostile_peer;
 mod interop;
+mod kubo;
 mod listed;
 mod scenarios;
