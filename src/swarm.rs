@@ -8,6 +8,7 @@
 mod closing;
 pub mod gate;
 pub mod mesh;
+mod muxer;
 
 use std::{io, time::Duration};
 
@@ -186,14 +187,14 @@ pub fn transport(
     key: &identity::Keypair,
     swarm_key: Option<PreSharedKey>,
 ) -> Result<Boxed<Connection>, Box<dyn std::error::Error + Send + Sync>> {
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)).map(|socket, _| muxer::buffered(socket));
     let noise = noise::Config::new(key)?;
     if let Some(swarm_key) = swarm_key {
         let private = tcp.and_then(move |socket, _| PnetConfig::new(swarm_key).handshake(socket));
-        let connection = private.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux::Config::default());
+        let connection = private.upgrade(Version::V1Lazy).authenticate(noise).multiplex(muxer::Yamux);
         return Ok(connection.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer)))).boxed());
     }
-    let tcp = tcp.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux::Config::default());
+    let tcp = tcp.upgrade(Version::V1Lazy).authenticate(noise).multiplex(muxer::Yamux);
     let quic = quic::tokio::Transport::new(quic::Config::new(key));
     let either = tcp
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer))))

@@ -14,6 +14,7 @@ pub mod dataset;
 pub mod edge;
 pub mod files;
 mod hamt;
+pub mod import;
 pub mod state;
 pub mod unixfs;
 pub mod wire;

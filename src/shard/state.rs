@@ -23,7 +23,13 @@ use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
 
 pub use self::rate::Limits;
-use self::{hold::Holds, peers::Peers, rate::Rates, serve::Serves, transfer::Transfer};
+use self::{
+    hold::Holds,
+    peers::{Asked, Peers},
+    rate::Rates,
+    serve::Serves,
+    transfer::Transfer,
+};
 use super::{
     edge::{self, Done, EdgeId, Hold, Work},
     wire::{Refusal, Request, Response, Slot},
@@ -245,7 +251,7 @@ enum Purpose {
 /// A request that waits for its answer.
 #[derive(Debug)]
 enum Sent {
-    Get { root: ContentId, cids: Vec<ContentId>, at: Time, charged: u64 },
+    Get { root: ContentId, cids: Vec<ContentId>, asked: Asked, charged: u64 },
     Hold { ask: u64 },
     Held { root: ContentId },
 }
@@ -391,9 +397,9 @@ impl State {
             return;
         };
         match sent {
-            Sent::Get { root, cids, at, charged } => {
+            Sent::Get { root, cids, asked, charged } => {
                 self.settle_download(peer, charged, &result, now);
-                self.on_blocks(peer, id, root, &cids, at, result, now);
+                self.on_blocks(peer, id, root, &cids, asked, result, now);
             }
             Sent::Hold { ask } => self.on_hold_answer(ask, result, now),
             Sent::Held { root } => self.on_notice_answer(root, peer, result, now),

@@ -222,7 +222,7 @@ fn start(index: usize, nodes: usize) -> Result<Node, Error> {
         mdns: false,
         upnp: false,
         swarm_key: None,
-        gossip_heartbeat: Duration::from_millis(300),
+        gossip_heartbeat: Duration::from_secs(1),
         max_connections: MAX_CONNECTIONS,
         max_memory: nodes * swarm::MAX_MEMORY,
         allow: Vec::new(),

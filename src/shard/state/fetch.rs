@@ -6,7 +6,9 @@ use bytes::Bytes;
 use libp2p::PeerId;
 
 use super::{
-    Event, FetchFailure, Purpose, Sent, State, slots,
+    Event, FetchFailure, Purpose, Sent, State,
+    peers::Asked,
+    slots,
     transfer::{self, Transfer},
 };
 use crate::{
@@ -153,7 +155,7 @@ impl State {
         id: RequestId,
         root: ContentId,
         cids: &[ContentId],
-        at: Time,
+        asked: Asked,
         result: Result<Response, SendError>,
         now: Time,
     ) {
@@ -161,7 +163,7 @@ impl State {
             Ok(Response::Refused(refusal)) => self.on_get_refused(peer, id, root, cids, refusal, now),
             Ok(response) => match slots(response, cids.len()) {
                 Some(slots) => {
-                    self.peers.answered(&peer, now.since(at));
+                    self.peers.answered(&peer, asked, now);
                     self.on_slots(peer, id, root, cids, slots, now);
                 }
                 None => self.on_nonsense(peer, id, root, cids, now),
@@ -377,9 +379,9 @@ impl State {
         let budget = u32::try_from(MAX_BLOCK_BYTES).expect("2 MiB fit 32 bits");
         let charged = self.transfers.get(&root).map_or(0, |transfer| transfer.expected_bytes(cids.len()));
         self.downloads.charge(peer, charged, now);
-        let sent = Sent::Get { root, cids: cids.clone(), at: now, charged };
+        let asked = self.peers.sent(peer, now);
+        let sent = Sent::Get { root, cids: cids.clone(), asked, charged };
         let id = self.send(peer, sent, Request::Get { cids: cids.clone(), budget }, now);
-        self.peers.sent(peer);
         self.last_served = Some(root);
         if let Some(transfer) = self.transfers.get_mut(&root) {
             transfer.asked(id, peer, &cids, now);

@@ -6,14 +6,23 @@ use libp2p::PeerId;
 
 use crate::types::Time;
 
-/// Requests in flight to a peer that nothing is known of.
+/// Requests in flight to a peer that nothing is known of, and as long as the line is no longer than that.
 const FIRST_WINDOW: u32 = 4;
 /// Requests in flight to one peer at most: 16 blocks of 1 MiB fill 200 ms of a 600 Mbit/s line.
 const MAX_WINDOW: u32 = 16;
-/// An answer faster than this makes the window grow by one: the line is not full.
-const FAST: Duration = Duration::from_millis(500);
-/// An answer slower than this makes it shrink by one: blocks only wait, and another peer could bring them.
+/// What is taken for a peer's answer time while nothing is known of it.
+const UNKNOWN: Duration = Duration::from_millis(500);
+/// An answer slower than this makes the window shrink by one: blocks only wait, and another peer could bring them.
 const SLOW: Duration = Duration::from_secs(2);
+/// The window holds so many times what the line does (its rate times the shortest time of an answer), as BBR has it
+/// (draft-cardwell-iccrg-bbr-congestion-control, "cwnd_gain"): enough to see whether the line takes more, and no more memory.
+const GAIN: u64 = 2;
+/// And so many requests more, for the disks at both ends.
+const SPARE: u64 = 2;
+/// Each answer takes this part off the rate that was seen before: after 11 it counts half, as the line may have changed.
+const FADING: u64 = 16;
+/// A rate of one answer a second.
+const ONE_A_SECOND: u64 = 1_000_000;
 /// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -31,6 +40,19 @@ struct Peer {
     banned_until: Time,
     /// Smoothed time from request to answer.
     answer_time: Duration,
+    /// The shortest time from request to answer since its connection opened: what one takes that waits for no other.
+    least_time: Option<Duration>,
+    /// Answers so far.
+    answers: u64,
+    /// The most answers a second, as [`ONE_A_SECOND`] counts them, which creeps down.
+    rate: u64,
+}
+
+/// When a request was made, and how many answers its peer had given by then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) at: Time,
+    answers: u64,
 }
 
 impl Default for Peer {
@@ -41,9 +63,35 @@ impl Default for Peer {
             failures: 0,
             asleep_until: Time::ZERO,
             banned_until: Time::ZERO,
-            answer_time: FAST,
+            answer_time: UNKNOWN,
+            least_time: None,
+            answers: 0,
+            rate: 0,
         }
     }
+}
+
+impl Peer {
+    /// Learns from an answer that came `after` it was asked for.
+    fn measure(&mut self, after: Duration, asked: Asked) {
+        self.answers += 1;
+        self.answer_time = (self.answer_time * 7 + after) / 8;
+        let least = self.least_time.map_or(after, |least| after.min(least));
+        self.least_time = Some(least);
+        let rate = (self.answers - asked.answers) * ONE_A_SECOND / millis(after) * 1_000;
+        self.rate = rate.max(self.rate - self.rate / FADING);
+        if after > SLOW {
+            self.window = self.window.saturating_sub(1).max(1);
+        } else {
+            let held = self.rate / 1_000 * millis(least);
+            let wanted = (GAIN * held).div_ceil(ONE_A_SECOND) + SPARE;
+            self.window = u32::try_from(wanted).unwrap_or(MAX_WINDOW).clamp(FIRST_WINDOW, MAX_WINDOW);
+        }
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// All peers that blocks were asked of.
@@ -77,24 +125,22 @@ impl Peers {
         self.0.get(peer).map_or(Time::ZERO, |known| known.asleep_until.max(known.banned_until))
     }
 
-    pub(super) fn sent(&mut self, peer: PeerId) {
+    pub(super) fn sent(&mut self, peer: PeerId, now: Time) -> Asked {
         if !self.0.contains_key(&peer) && self.0.len() >= MAX_PEERS {
             self.forget_one();
         }
-        self.0.entry(peer).or_default().outstanding += 1;
+        let known = self.0.entry(peer).or_default();
+        known.outstanding += 1;
+        Asked { at: now, answers: known.answers }
     }
 
-    /// An answer with blocks came `after` it was asked for.
-    pub(super) fn answered(&mut self, peer: &PeerId, after: Duration) {
+    /// An answer with blocks came.
+    pub(super) fn answered(&mut self, peer: &PeerId, asked: Asked, now: Time) {
         if let Some(known) = self.0.get_mut(peer) {
             known.outstanding = known.outstanding.saturating_sub(1);
             known.failures = 0;
-            known.answer_time = (known.answer_time * 7 + after) / 8;
-            if after < FAST {
-                known.window = (known.window + 1).min(MAX_WINDOW);
-            } else if after > SLOW {
-                known.window = known.window.saturating_sub(1).max(1);
-            }
+            // The clock counts whole milliseconds.
+            known.measure(now.since(asked.at).max(Duration::from_millis(1)), asked);
         }
     }
 
@@ -116,6 +162,7 @@ impl Peers {
         if let Some(known) = self.0.get_mut(peer) {
             known.failures = 0;
             known.asleep_until = Time::ZERO;
+            known.least_time = None;
         }
     }
 
@@ -140,33 +187,40 @@ pub(super) fn pause(failures: u32) -> Duration {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_window_follows_the_line() {
+    /// A line that carries an answer in `carry` after `way`, one after the other, and the window that it comes to.
+    fn window_on_a_line(way: Duration, carry: Duration) -> u32 {
         let (mut peers, peer) = (Peers::default(), PeerId::random());
-        let ask_all = |peers: &mut Peers, after: Duration| {
-            let mut asked = 0;
-            while peers.has_room(&peer, Time::ZERO) {
-                peers.sent(peer);
-                asked += 1;
+        let (mut now, mut free) = (Time::from_millis(1_000_000), Time::ZERO);
+        let mut under_way = std::collections::VecDeque::new();
+        for _ in 0..200 {
+            while peers.has_room(&peer, now) {
+                free = free.max(now + way) + carry;
+                under_way.push_back((peers.sent(peer, now), free));
             }
-            for _ in 0..asked {
-                peers.answered(&peer, after);
-            }
-            asked
-        };
-        assert_eq!(ask_all(&mut peers, Duration::from_millis(10)), FIRST_WINDOW);
-        ask_all(&mut peers, Duration::from_millis(10));
-        assert_eq!(ask_all(&mut peers, Duration::from_secs(3)), MAX_WINDOW);
-        assert_eq!(ask_all(&mut peers, Duration::from_secs(3)), 1);
+            let (asked, at) = under_way.pop_front().unwrap();
+            now = now.max(at);
+            peers.answered(&peer, asked, now);
+        }
+        peers.0[&peer].window
+    }
+
+    #[test]
+    fn the_window_fills_the_line_and_little_more() {
+        let line = |way, carry| window_on_a_line(Duration::from_millis(way), Duration::from_millis(carry));
+        assert_eq!(line(0, 2), FIRST_WINDOW, "loopback");
+        let far = line(200, 84);
+        assert!((7..=10).contains(&far), "100 Mbit/s, 200 ms: 3.4 blocks are on the line, the window is {far}");
+        assert_eq!(line(200, 14), MAX_WINDOW, "600 Mbit/s, 200 ms");
+        assert_eq!(line(200, 8_000), 1, "1 Mbit/s: blocks would only wait");
     }
 
     #[test]
     fn failures_that_come_together_count_once() {
         let (mut peers, peer) = (Peers::default(), PeerId::random());
-        for _ in 0..3 {
-            peers.sent(peer);
-        }
         let now = Time::from_millis(1_000_000);
+        for _ in 0..3 {
+            peers.sent(peer, now);
+        }
         for _ in 0..3 {
             peers.failed(&peer, now);
         }

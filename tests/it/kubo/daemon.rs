@@ -61,10 +61,12 @@ impl Kubo {
         let mut command = self.command(&["daemon", "--offline"]);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.daemon = Some(command.spawn().unwrap());
-        until("the daemon serves its RPC", UP, async || fs::read_to_string(&address).ok().filter(|text| !text.is_empty()))
-            .await
-            .trim()
-            .to_owned()
+        until("the daemon serves its RPC", UP, async || {
+            fs::read_to_string(&address).ok().filter(|text| !text.is_empty())
+        })
+        .await
+        .trim()
+        .to_owned()
     }
 
     /// Kills the daemon.

@@ -50,7 +50,9 @@ fn directory(parent: &Path, name: &str, count: usize, letters: usize) -> PathBuf
 fn odd_names(parent: &Path) -> PathBuf {
     let path = parent.join("odd names");
     fs::create_dir_all(path.join("empty directory")).unwrap();
-    for name in [" ", "-", "a b", "ünï", "日本", "\u{1f980}", "new\nline", "%2e%2e", "...", "CON", "a\\b", "é", "e\u{301}"] {
+    for name in
+        [" ", "-", "a b", "ünï", "日本", "\u{1f980}", "new\nline", "%2e%2e", "...", "CON", "a\\b", "é", "e\u{301}"]
+    {
         fs::write(path.join(name), name).unwrap();
     }
     fs::write(path.join("empty"), "").unwrap();
@@ -69,7 +71,8 @@ fn cases(scratch: &Path) -> Vec<PathBuf> {
     // Entries of 100 bytes: one fewer than are sharded, and as many as are.
     let entry = 64 + CID_BYTES;
     let last_basic = SHARDED_FROM / entry;
-    cases.extend([last_basic, last_basic + 1].map(|count| directory(scratch, &format!("threshold-{count}"), count, 64)));
+    cases
+        .extend([last_basic, last_basic + 1].map(|count| directory(scratch, &format!("threshold-{count}"), count, 64)));
     cases.push(odd_names(scratch));
     cases
 }
