@@ -10,6 +10,9 @@ mod hostile;
 #[path = "../hostile/mod.rs"]
 mod hostile_peer;
 mod idle;
+#[path = "../link/mod.rs"]
+mod link;
+mod links;
 mod mesh;
 mod node;
 mod prober;
@@ -41,6 +44,9 @@ struct Arguments {
     /// `scripts/hostile` calls this.
     #[arg(long, num_args = 0.., value_parser = hostile::NAMES, conflicts_with = "figures")]
     hostile: Option<Vec<String>>,
+    /// Instead of the figures, content over far and lossy lines. `scripts/far-links` calls this.
+    #[arg(long, conflicts_with_all = ["figures", "hostile"])]
+    links: bool,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -50,9 +56,9 @@ struct Arguments {
     /// The Python interpreter of the nodes; it has numpy.
     #[arg(long, env = "PYTHON", default_value = "python3")]
     python: PathBuf,
-    /// Bytes of the shard that is moved, in MiB.
-    #[arg(long, default_value_t = 1024)]
-    shard_mib: u32,
+    /// Bytes of the shard that is moved, in MiB; 1024, or 128 over far lines.
+    #[arg(long)]
+    shard_mib: Option<u32>,
     /// Cargo says this to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -66,6 +72,8 @@ fn main() -> Result<()> {
         [raw::SERVE, bytes] => runtime.block_on(raw::serve(bytes.parse()?)),
         [hostile::ATTACK, attack, address, secret] => runtime.block_on(hostile::attack(attack, address, secret)),
         [raw::FETCH, address] => runtime.block_on(raw::fetch(address.parse()?)),
+        [links::SERVE, address, bytes] => links::serve(address, bytes.parse()?),
+        [links::FETCH, address] => links::fetch(address),
         _ => runtime.block_on(measure(&Arguments::parse())),
     }
 }
@@ -73,6 +81,9 @@ fn main() -> Result<()> {
 async fn measure(arguments: &Arguments) -> Result<()> {
     if let Some(attacks) = &arguments.hostile {
         return hostile::measure(arguments, attacks).await;
+    }
+    if arguments.links {
+        return links::measure(arguments).await;
     }
     let wanted = |name: &&&str| arguments.figures.is_empty() || arguments.figures.iter().any(|figure| figure == **name);
     let mut report = Report::new(arguments.json);

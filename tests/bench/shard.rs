@@ -16,6 +16,8 @@ use atlas_node::{
 use super::{Arguments, mesh::free_port, node::Node, raw::Sender, report::Report};
 
 const MIB: usize = 1024 * 1024;
+/// What is moved if nothing else is said.
+const SHARD_MIB: u32 = 1024;
 
 /// What one transfer took.
 struct Transfer {
@@ -36,7 +38,7 @@ struct Samples {
 
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let mib = arguments.shard_mib;
+    let mib = arguments.shard_mib.unwrap_or(SHARD_MIB);
     let content = directory.path().join("content");
     write_synced(&content, mib)?;
     // No ledger answers: content moves without one.
@@ -84,7 +86,7 @@ impl Samples {
     }
 }
 
-async fn import(giver: &Node, path: PathBuf) -> Result<(ContentId, f64)> {
+pub(crate) async fn import(giver: &Node, path: PathBuf) -> Result<(ContentId, f64)> {
     let began = clock::now_micros();
     let added = giver.client()?.shard_add(&ShardAdd { path, car: false }).await?;
     Ok((added.cid, seconds_since(began)))
@@ -107,7 +109,7 @@ async fn transfer(directory: &Path, label: &str, flags: &[&str], giver: &Node, c
 }
 
 /// Writes that many MiB that no file system packs, and syncs: what the disk gives. In seconds.
-fn write_synced(path: &Path, mib: u32) -> Result<f64> {
+pub(crate) fn write_synced(path: &Path, mib: u32) -> Result<f64> {
     let mut word = 0x9e37_79b9_7f4a_7c15_u64;
     let mut piece = vec![0_u8; MIB];
     for bytes in piece.as_chunks_mut::<8>().0 {
@@ -128,6 +130,6 @@ fn write_synced(path: &Path, mib: u32) -> Result<f64> {
     Ok(seconds_since(began))
 }
 
-fn seconds_since(began: u64) -> f64 {
+pub(crate) fn seconds_since(began: u64) -> f64 {
     (clock::now_micros() - began) as f64 / 1e6
 }

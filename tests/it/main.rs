@@ -9,5 +9,8 @@ mod hostile;
 #[path = "../hostile/mod.rs"]
 mod hostile_peer;
 mod interop;
+#[path = "../link/mod.rs"]
+mod link;
+mod links;
 mod listed;
 mod scenarios;
