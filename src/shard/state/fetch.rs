@@ -161,7 +161,8 @@ impl State {
             Ok(Response::Refused(refusal)) => self.on_get_refused(peer, id, root, cids, refusal, now),
             Ok(response) => match slots(response, cids.len()) {
                 Some(slots) => {
-                    self.peers.answered(&peer, now.since(at));
+                    let bytes = slots.iter().map(Slot::bytes).sum();
+                    self.peers.answered(&peer, now.since(at), bytes);
                     self.on_slots(peer, id, root, cids, slots, now);
                 }
                 None => self.on_nonsense(peer, id, root, cids, now),

@@ -8,12 +8,18 @@ use crate::types::Time;
 
 /// Requests in flight to a peer that nothing is known of.
 const FIRST_WINDOW: u32 = 4;
-/// Requests in flight to one peer at most: 16 blocks of 1 MiB fill 200 ms of a 600 Mbit/s line.
+/// Requests in flight to one peer at most: 16 MiB. On a stream of its own an answer of 1 MiB takes up to three round trips,
+/// as Yamux grants a new stream 256 KiB and doubles that from trip to trip; so this fills 220 Mbit/s at 200 ms.
 const MAX_WINDOW: u32 = 16;
-/// An answer faster than this makes the window grow by one: the line is not full.
+/// An answer that waited less than this makes the window grow by one: the line is not full. What counts is how long answers
+/// wait and not how long they travel, because a far peer is no slow one.
 const FAST: Duration = Duration::from_millis(500);
-/// An answer slower than this makes it shrink by one: blocks only wait, and another peer could bring them.
+/// An answer that waited longer than this makes it shrink by one: blocks only wait, and another peer could bring them.
 const SLOW: Duration = Duration::from_secs(2);
+/// An answer of so many bytes tells how long a block travels: half a block. A shorter one needs fewer round trips.
+const TELLING: u64 = 512 * 1024;
+/// The longest that travel is taken for: three round trips by a satellite of 0.5 s. What takes longer is slow.
+const MAX_TRAVEL: Duration = Duration::from_millis(1_500);
 /// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -31,6 +37,8 @@ struct Peer {
     banned_until: Time,
     /// Smoothed time from request to answer.
     answer_time: Duration,
+    /// The least time from request to an answer that tells it: how far away it is. `None` until one came.
+    travel: Option<Duration>,
 }
 
 impl Default for Peer {
@@ -42,6 +50,22 @@ impl Default for Peer {
             asleep_until: Time::ZERO,
             banned_until: Time::ZERO,
             answer_time: FAST,
+            travel: None,
+        }
+    }
+}
+
+impl Peer {
+    /// Moves the window after an answer of so many bytes.
+    fn adapt(&mut self, after: Duration, bytes: u64) {
+        if bytes >= TELLING {
+            self.travel = Some(self.travel.map_or(after, |travel| travel.min(after)));
+        }
+        let waited = after.saturating_sub(self.travel.unwrap_or_default().min(MAX_TRAVEL));
+        if waited < FAST {
+            self.window = (self.window + 1).min(MAX_WINDOW);
+        } else if waited > SLOW {
+            self.window = self.window.saturating_sub(1).max(1);
         }
     }
 }
@@ -84,17 +108,13 @@ impl Peers {
         self.0.entry(peer).or_default().outstanding += 1;
     }
 
-    /// An answer with blocks came `after` it was asked for.
-    pub(super) fn answered(&mut self, peer: &PeerId, after: Duration) {
+    /// An answer with so many bytes of blocks came `after` it was asked for.
+    pub(super) fn answered(&mut self, peer: &PeerId, after: Duration, bytes: u64) {
         if let Some(known) = self.0.get_mut(peer) {
             known.outstanding = known.outstanding.saturating_sub(1);
             known.failures = 0;
             known.answer_time = (known.answer_time * 7 + after) / 8;
-            if after < FAST {
-                known.window = (known.window + 1).min(MAX_WINDOW);
-            } else if after > SLOW {
-                known.window = known.window.saturating_sub(1).max(1);
-            }
+            known.adapt(after, bytes);
         }
     }
 
@@ -140,24 +160,48 @@ pub(super) fn pause(failures: u32) -> Duration {
 mod tests {
     use super::*;
 
+    const BLOCK: u64 = 1024 * 1024;
+
+    /// Asks `peer` as often as it may be asked, has all answers come `after`, and gives their number.
+    fn ask_all(peers: &mut Peers, peer: PeerId, after: Duration, bytes: u64) -> u32 {
+        let mut asked = 0;
+        while peers.has_room(&peer, Time::ZERO) {
+            peers.sent(peer);
+            asked += 1;
+        }
+        for _ in 0..asked {
+            peers.answered(&peer, after, bytes);
+        }
+        asked
+    }
+
     #[test]
     fn the_window_follows_the_line() {
         let (mut peers, peer) = (Peers::default(), PeerId::random());
-        let ask_all = |peers: &mut Peers, after: Duration| {
-            let mut asked = 0;
-            while peers.has_room(&peer, Time::ZERO) {
-                peers.sent(peer);
-                asked += 1;
-            }
-            for _ in 0..asked {
-                peers.answered(&peer, after);
-            }
-            asked
-        };
-        assert_eq!(ask_all(&mut peers, Duration::from_millis(10)), FIRST_WINDOW);
-        ask_all(&mut peers, Duration::from_millis(10));
-        assert_eq!(ask_all(&mut peers, Duration::from_secs(3)), MAX_WINDOW);
-        assert_eq!(ask_all(&mut peers, Duration::from_secs(3)), 1);
+        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(10), BLOCK), FIRST_WINDOW);
+        ask_all(&mut peers, peer, Duration::from_millis(10), BLOCK);
+        assert_eq!(ask_all(&mut peers, peer, Duration::from_secs(3), BLOCK), MAX_WINDOW);
+        assert_eq!(ask_all(&mut peers, peer, Duration::from_secs(3), BLOCK), 1);
+    }
+
+    #[test]
+    fn a_far_peer_has_as_wide_a_window_as_a_near_one() {
+        let (mut peers, peer) = (Peers::default(), PeerId::random());
+        // Small blocks come sooner, and say nothing about large ones.
+        peers.sent(peer);
+        peers.answered(&peer, Duration::from_millis(200), 1_000);
+        for _ in 0..3 {
+            ask_all(&mut peers, peer, Duration::from_millis(900), BLOCK);
+        }
+        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(1_390), BLOCK), MAX_WINDOW);
+        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(2_500), BLOCK), MAX_WINDOW);
+    }
+
+    #[test]
+    fn a_slow_peer_is_not_taken_for_a_far_one() {
+        let (mut peers, peer) = (Peers::default(), PeerId::random());
+        ask_all(&mut peers, peer, Duration::from_secs(8), BLOCK);
+        assert_eq!(ask_all(&mut peers, peer, Duration::from_secs(8), BLOCK), 1);
     }
 
     #[test]
