@@ -8,6 +8,7 @@
 mod closing;
 pub mod gate;
 pub mod mesh;
+pub mod quic;
 
 use std::{io, time::Duration};
 
@@ -16,7 +17,7 @@ use libp2p::{
     core::{muxing::StreamMuxerBox, transport::Boxed, upgrade::Version},
     dcutr, identify, identity, kad, mdns, memory_connection_limits, metrics, noise, ping,
     pnet::{PnetConfig, PreSharedKey},
-    quic, relay,
+    relay,
     swarm::{NetworkBehaviour, Swarm, behaviour::toggle::Toggle},
     tcp, upnp, yamux,
 };
@@ -178,7 +179,7 @@ type Connection = (PeerId, StreamMuxerBox);
 /// TCP with Noise and Yamux, behind the pre-shared key if there is one; QUIC only without.
 ///
 /// # Errors
-/// If Noise can't sign with `key`.
+/// If no certificate can be made with `key`.
 pub fn transport(
     key: &identity::Keypair,
     swarm_key: Option<PreSharedKey>,
@@ -191,7 +192,7 @@ pub fn transport(
         return Ok(connection.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer)))).boxed());
     }
     let tcp = tcp.upgrade(Version::V1Lazy).authenticate(noise).multiplex(yamux::Config::default());
-    let quic = quic::tokio::Transport::new(quic::Config::new(key));
+    let quic = quic::Transport::new(key)?;
     let either = tcp
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer))))
         .or_transport(quic.map(|(peer, muxer), _| (peer, StreamMuxerBox::new(Closing::new(muxer)))));

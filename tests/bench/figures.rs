@@ -15,6 +15,7 @@ mod link;
 mod links;
 mod mesh;
 mod node;
+mod peers;
 mod prober;
 mod raw;
 mod report;
@@ -47,6 +48,12 @@ struct Arguments {
     /// Instead of the figures, content over far and lossy lines. `scripts/far-links` calls this.
     #[arg(long, conflicts_with_all = ["figures", "hostile"])]
     links: bool,
+    /// Instead of the figures, a shard beside what other programs take for it. `scripts/bench-peers` calls this.
+    #[arg(long, conflicts_with_all = ["figures", "hostile", "links"])]
+    peers: bool,
+    /// A program to leave out of `--peers`.
+    #[arg(long, value_name = "PEER", value_parser = peers::NAMES, requires = "peers")]
+    without: Vec<String>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -56,7 +63,7 @@ struct Arguments {
     /// The Python interpreter of the nodes; it has numpy.
     #[arg(long, env = "PYTHON", default_value = "python3")]
     python: PathBuf,
-    /// Bytes of the shard that is moved, in MiB; 1024, or 128 over far lines.
+    /// Bytes of the shard that is moved, in MiB; 1024, or 256 over far lines.
     #[arg(long)]
     shard_mib: Option<u32>,
     /// Cargo says this to every benchmark.
@@ -74,6 +81,7 @@ fn main() -> Result<()> {
         [raw::FETCH, address] => runtime.block_on(raw::fetch(address.parse()?)),
         [links::SERVE, address, bytes] => links::serve(address, bytes.parse()?),
         [links::FETCH, address] => links::fetch(address),
+        [peers::HTTP_FETCH, url, digest, to] => runtime.block_on(peers::http_fetch(url, digest, to)),
         _ => runtime.block_on(measure(&Arguments::parse())),
     }
 }
@@ -84,6 +92,9 @@ async fn measure(arguments: &Arguments) -> Result<()> {
     }
     if arguments.links {
         return links::measure(arguments).await;
+    }
+    if arguments.peers {
+        return peers::measure(arguments).await;
     }
     let wanted = |name: &&&str| arguments.figures.is_empty() || arguments.figures.iter().any(|figure| figure == **name);
     let mut report = Report::new(arguments.json);

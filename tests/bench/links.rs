@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{
     Arguments,
-    link::{Line, Link},
+    link::{End, Line, Link, Told},
     mesh::free_port,
     node::{Node, Place, within},
     report::Report,
@@ -34,8 +34,8 @@ pub(crate) const SERVE: &str = "plain-serve";
 /// The word that makes it the reader.
 pub(crate) const FETCH: &str = "plain-fetch";
 const MIB: usize = 1024 * 1024;
-/// What is moved if nothing else is said: eleven seconds of the line, so that its start, about one, is a tenth.
-const SHARD_MIB: u32 = 128;
+/// What is moved if nothing else is said: 21 seconds of the line, so that its start, about one at 200 ms, is a twentieth.
+const SHARD_MIB: u32 = 256;
 /// Mbit/s of every line.
 const MBIT: u32 = 100;
 
@@ -66,49 +66,70 @@ pub(crate) async fn measure(arguments: &Arguments) -> Result<()> {
     for far in &FAR {
         let loss = if far.loss > 0.0 { format!(", {}% loss", far.loss * 100.0) } else { String::new() };
         report.begin(&format!("{MBIT} Mbit/s, {} ms{loss}", far.rtt_ms));
-        let mut late = Vec::new();
-        let mut plain = Vec::new();
+        let mut plain = Samples::default();
         for run in 0..arguments.runs {
             let link = lay(far, run)?;
-            plain.push(plain_stream(&link, mib).await?);
-            late.push(end(link)?);
+            let seconds = plain_stream(&link, mib).await?;
+            plain.add(mib, seconds, &link.end()?)?;
         }
-        tell(&mut report, "plain TCP", mib, &plain, "");
+        plain.tell("plain TCP", "", &mut report);
         for ((name, transport), target) in TRANSPORTS.iter().zip(far.targets) {
-            let mut took = Vec::new();
+            let mut shard = Samples::default();
             for run in 0..arguments.runs {
                 let link = lay(far, run)?;
-                took.push(transfer(&link, transport, arguments, directory.path(), &content).await?);
-                late.push(end(link)?);
+                let seconds = transfer(&link, transport, arguments, directory.path(), &content).await?;
+                shard.add(mib, seconds, &link.end()?)?;
             }
-            tell(&mut report, &format!("shard over {name}"), mib, &took, target);
+            shard.tell(&format!("shard over {name}"), target, &mut report);
         }
-        report.add("the line itself: latest packet", "ms late", &late, "");
     }
     report.finish();
     Ok(())
 }
 
+/// One way to move it over one line, in all runs.
+#[derive(Default)]
+struct Samples {
+    mib_s: Vec<f64>,
+    /// Of the line.
+    share: Vec<f64>,
+    /// Percent of the packets that the line lost by its chance, and that found its queue full.
+    lost: Vec<f64>,
+    overflowed: Vec<f64>,
+    /// How late the line was with a packet at most, and how much of a core it took: whether it was what it said.
+    late_ms: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+impl Samples {
+    fn add(&mut self, mib: u32, seconds: f64, told: &Told) -> Result<()> {
+        if told.from_left.missed + told.from_right.missed > 0 {
+            bail!("the line was not run in time and missed packets: leave the machine to the measurement ({told:?})");
+        }
+        self.mib_s.push(f64::from(mib) / seconds);
+        self.share.push(f64::from(mib) * (MIB * 8) as f64 / seconds / (f64::from(MBIT) * 1e6));
+        let sent = &told.from_left;
+        let percent = |count: u64| 100.0 * count as f64 / (sent.packets + sent.overflowed) as f64;
+        self.lost.push(percent(sent.lost));
+        self.overflowed.push(percent(sent.overflowed));
+        self.late_ms.push(told.from_left.late_most_ms.max(told.from_right.late_most_ms));
+        self.cpu.push(told.cpu_seconds / told.seconds);
+        Ok(())
+    }
+
+    fn tell(&self, name: &str, target: &'static str, report: &mut Report) {
+        report.add(name, "MiB/s", &self.mib_s, "");
+        report.add("  of the line", "x", &self.share, target);
+        report.add("  lost on the line", "%", &self.lost, "");
+        report.add("  found its queue full", "%", &self.overflowed, "");
+        report.add("  the line was late by", "ms", &self.late_ms, "");
+        report.add("  the line took of a core", "x", &self.cpu, "");
+    }
+}
+
 fn lay(far: &Far, run: u32) -> Result<Link> {
     let line = Line { mbit: MBIT, rtt_ms: far.rtt_ms, loss: far.loss, seed: u64::from(run) + 1 };
     Link::lay(&line)?.context("this machine lets nobody make a line; what is missing is said above")
-}
-
-/// How late the line was, in ms. It must have seen every packet.
-fn end(link: Link) -> Result<f64> {
-    let told = link.end()?;
-    if told.from_left.missed + told.from_right.missed > 0 {
-        bail!("the line was not run in time and missed packets: leave the machine to the measurement ({told:?})");
-    }
-    Ok(told.from_left.late_most_ms.max(told.from_right.late_most_ms))
-}
-
-fn tell(report: &mut Report, name: &str, mib: u32, seconds: &[f64], target: &'static str) {
-    let rates: Vec<f64> = seconds.iter().map(|seconds| f64::from(mib) / seconds).collect();
-    let share = |rate: &f64| rate * (MIB * 8) as f64 / (f64::from(MBIT) * 1e6);
-    let shares: Vec<f64> = rates.iter().map(share).collect();
-    report.add(name, "MiB/s", &rates, "");
-    report.add(format!("{name}, of the line"), "x", &shares, target);
 }
 
 /// Seconds that a new pair of nodes takes to move the content from the left to the right.
@@ -123,10 +144,7 @@ async fn transfer(
     let rpc = format!("http://127.0.0.1:{}", free_port()?);
     let python = arguments.python.to_string_lossy();
     let flags = ["--ledger", "rpc", "--chain-rpc", &rpc, "--python", &python, "--storage-gb", "10"];
-    let place = |end: &super::link::End| Place {
-        within: end.within.clone(),
-        listen: format!("/ip4/{}/{transport}", end.address),
-    };
+    let place = |end: &End| Place { within: end.within.clone(), listen: format!("/ip4/{}/{transport}", end.address) };
     let mut giver = Node::spawn_at(&place(&link.left), directory, "giver", &flags)?;
     let bootstrap = giver.ready().await?.0.listen.first().cloned().unwrap_or_default();
     let (cid, _) = import(&giver, content.to_owned()).await?;

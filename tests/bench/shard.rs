@@ -20,10 +20,10 @@ const MIB: usize = 1024 * 1024;
 const SHARD_MIB: u32 = 1024;
 
 /// What one transfer took.
-struct Transfer {
-    seconds: f64,
+pub(crate) struct Transfer {
+    pub(crate) seconds: f64,
     /// MiB resident at most, of the node that gives and of the node that takes.
-    peaks: [f64; 2],
+    pub(crate) peaks: [f64; 2],
 }
 
 /// All runs.
@@ -86,6 +86,7 @@ impl Samples {
     }
 }
 
+/// Puts a file into the store of a node: its name, and the seconds that took.
 pub(crate) async fn import(giver: &Node, path: PathBuf) -> Result<(ContentId, f64)> {
     let began = clock::now_micros();
     let added = giver.client()?.shard_add(&ShardAdd { path, car: false }).await?;
@@ -93,7 +94,13 @@ pub(crate) async fn import(giver: &Node, path: PathBuf) -> Result<(ContentId, f6
 }
 
 /// A new node takes the content into its store.
-async fn transfer(directory: &Path, label: &str, flags: &[&str], giver: &Node, cid: ContentId) -> Result<Transfer> {
+pub(crate) async fn transfer(
+    directory: &Path,
+    label: &str,
+    flags: &[&str],
+    giver: &Node,
+    cid: ContentId,
+) -> Result<Transfer> {
     let mut taker = Node::spawn(directory, label, flags)?;
     taker.until("connected", |status| status.peers > 0).await?;
     giver.forget_peak()?;
@@ -130,6 +137,7 @@ pub(crate) fn write_synced(path: &Path, mib: u32) -> Result<f64> {
     Ok(seconds_since(began))
 }
 
+/// Since a time of [`clock::now_micros`].
 pub(crate) fn seconds_since(began: u64) -> f64 {
     (clock::now_micros() - began) as f64 / 1e6
 }

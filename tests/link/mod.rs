@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, BufRead, BufReader},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
 };
 
@@ -115,12 +115,4 @@ fn end(lines: &mut BufReader<ChildStdout>) -> io::Result<Option<End>> {
     lines.read_line(&mut text)?;
     let mut words = text.split_whitespace().skip(1).map(str::to_owned);
     Ok(words.next().map(|address| End { address, within: words.collect() }))
-}
-
-/// Runs the probe with these words at this end.
-pub(crate) fn probe(end: &End, python: &Path, words: &[&str]) -> Command {
-    let script: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/link/probe.py"].iter().collect();
-    let mut command = Command::new(&end.within[0]);
-    command.args(&end.within[1..]).arg(python).arg(script).args(words).stdin(Stdio::null()).stdout(Stdio::piped());
-    command
 }

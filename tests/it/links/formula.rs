@@ -2,14 +2,15 @@
 
 use std::{
     collections::BTreeSet,
-    process::{Child, Command},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use serde::Deserialize;
 
 use crate::{
     executor::host::python,
-    link::{Line, Link, Told, probe},
+    link::{End, Line, Link, Told},
 };
 
 /// Bytes of a full packet, and of these what TCP carries: IPv4 takes 20, TCP 20, its timestamps 12.
@@ -26,8 +27,12 @@ const TRIES: usize = 8;
 struct Probe(Child);
 
 impl Probe {
-    fn begin(mut command: Command) -> Self {
-        Self(command.spawn().unwrap())
+    /// Begins at this end, with these words.
+    fn begin(end: &End, words: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/link/probe.py");
+        let mut command = Command::new(&end.within[0]);
+        command.args(&end.within[1..]).arg(python()).arg(script).args(words);
+        Self(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
     fn told<T: for<'a> Deserialize<'a>>(mut self) -> T {
@@ -79,10 +84,10 @@ fn meets_the_formula(rtt_ms: u32, settle: &str) {
     let line = Line { mbit: 100, rtt_ms, loss: 0.0, seed: 1 };
     let found = on(line, |link| {
         let (here, there) = (&link.left, &link.right);
-        let _echo = Probe::begin(probe(there, &python(), &["echo", &there.address]));
-        let trips: Trips = Probe::begin(probe(here, &python(), &["ping", &there.address, "10"])).told();
-        let reader = Probe::begin(probe(there, &python(), &["read", &there.address, settle, "2"]));
-        let _writer = Probe::begin(probe(here, &python(), &["write", &there.address, "60"]));
+        let _echo = Probe::begin(there, &["echo", &there.address]);
+        let trips: Trips = Probe::begin(here, &["ping", &there.address, "10"]).told();
+        let reader = Probe::begin(there, &["read", &there.address, settle, "2"]);
+        let _writer = Probe::begin(here, &["write", &there.address, "60"]);
         let rate: Rate = reader.told();
         (trips, rate)
     });
@@ -111,8 +116,8 @@ fn lost(seed: u64, loss: f64, count: u32) -> Option<(BTreeSet<u32>, Told)> {
     let line = Line { mbit: 100, rtt_ms: 20, loss, seed };
     let (missing, told) = on(line, |link| {
         let count = count.to_string();
-        let counter = Probe::begin(probe(&link.right, &python(), &["count", &link.right.address, &count]));
-        let _ = Probe::begin(probe(&link.left, &python(), &["number", &link.right.address, &count, "20"])).0.wait();
+        let counter = Probe::begin(&link.right, &["count", &link.right.address, &count]);
+        let _ = Probe::begin(&link.left, &["number", &link.right.address, &count, "20"]).0.wait();
         counter.told::<Missing>().missing
     })?;
     Some((missing, told))
