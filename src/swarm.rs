@@ -171,7 +171,14 @@ pub fn build(
         .with_bandwidth_metrics(registry)
         .with_behaviour(|key, relay| behaviour(key, relay, config, states))
         .map_err(|error| component("the behaviour", error))?;
-    Ok(builder.with_swarm_config(|swarm| swarm.with_idle_connection_timeout(IDLE_CONNECTION)).build())
+    Ok(builder.with_swarm_config(of_swarm).build())
+}
+
+/// Streams do not wait for the peer's consent to their protocol. That is one round trip less for every message; and Yamux, which
+/// widens the window of a stream whose first bytes come within two round trips of its opening, then does so at once: over 200 ms
+/// a block of 1 MiB takes three round trips rather than five.
+fn of_swarm(config: libp2p::swarm::Config) -> libp2p::swarm::Config {
+    config.with_idle_connection_timeout(IDLE_CONNECTION).with_substream_upgrade_protocol_override(Version::V1Lazy)
 }
 
 type Connection = (PeerId, StreamMuxerBox);

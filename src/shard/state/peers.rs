@@ -8,9 +8,11 @@ use crate::types::Time;
 
 /// Requests in flight to a peer that nothing is known of.
 const FIRST_WINDOW: u32 = 4;
-/// Requests in flight to one peer at most: 16 MiB. On a stream of its own an answer of 1 MiB takes up to three round trips,
-/// as Yamux grants a new stream 256 KiB and doubles that from trip to trip; so this fills 220 Mbit/s at 200 ms.
-const MAX_WINDOW: u32 = 16;
+/// Requests in flight to one peer at most. A giver sends 12 at once (`MAX_SERVING_BYTES_PEER`), which bounds the memory that
+/// their answers take here; the others wait there, so that it goes on when one was sent and not a round trip later. On a stream
+/// of its own an answer of 1 MiB takes three round trips, as Yamux grants a new stream 256 KiB and doubles that from trip to
+/// trip: 12 of them fill 160 Mbit/s at 200 ms.
+const MAX_WINDOW: u32 = 24;
 /// An answer that waited less than this makes the window grow by one: the line is not full. What counts is how long answers
 /// wait and not how long they travel, because a far peer is no slow one.
 const FAST: Duration = Duration::from_millis(500);
