@@ -13,15 +13,18 @@ const FIRST_WINDOW: u32 = 4;
 /// of its own an answer of 1 MiB takes three round trips, as Yamux grants a new stream 256 KiB and doubles that from trip to
 /// trip: 12 of them fill 160 Mbit/s at 200 ms.
 const MAX_WINDOW: u32 = 24;
-/// An answer that waited less than this makes the window grow by one: the line is not full. What counts is how long answers
-/// wait and not how long they travel, because a far peer is no slow one.
+/// An answer that waited less than this makes the window grow by its blocks: the line is not full. What counts is how long
+/// answers wait and not how long they travel, because a far peer is no slow one.
 const FAST: Duration = Duration::from_millis(500);
 /// An answer that waited longer than this makes it shrink by one: blocks only wait, and another peer could bring them.
 const SLOW: Duration = Duration::from_secs(2);
 /// An answer of so many bytes tells how long a block travels: half a block. A shorter one needs fewer round trips.
 const TELLING: u64 = 512 * 1024;
-/// The longest that travel is taken for: three round trips by a satellite of 0.5 s. What takes longer is slow.
-const MAX_TRAVEL: Duration = Duration::from_millis(1_500);
+/// Bytes of a block of the profile in use. The first requests bring two, as nothing is known of the blocks, and later ones one.
+const BLOCK: u64 = 1024 * 1024;
+/// The longest that travel is taken for: two blocks by a satellite of 0.5 s, or the first over a line of 200 ms, which TCP has to
+/// learn first (2.2 s measured). What takes longer is slow.
+const MAX_TRAVEL: Duration = Duration::from_secs(3);
 /// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -65,7 +68,8 @@ impl Peer {
         }
         let waited = after.saturating_sub(self.travel.unwrap_or_default().min(MAX_TRAVEL));
         if waited < FAST {
-            self.window = (self.window + 1).min(MAX_WINDOW);
+            let blocks = u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX).max(1);
+            self.window = self.window.saturating_add(blocks).min(MAX_WINDOW);
         } else if waited > SLOW {
             self.window = self.window.saturating_sub(1).max(1);
         }
@@ -162,8 +166,6 @@ pub(super) fn pause(failures: u32) -> Duration {
 mod tests {
     use super::*;
 
-    const BLOCK: u64 = 1024 * 1024;
-
     /// Asks `peer` as often as it may be asked, has all answers come `after`, and gives their number.
     fn ask_all(peers: &mut Peers, peer: PeerId, after: Duration, bytes: u64) -> u32 {
         let mut asked = 0;
@@ -181,7 +183,8 @@ mod tests {
     fn the_window_follows_the_line() {
         let (mut peers, peer) = (Peers::default(), PeerId::random());
         assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(10), BLOCK), FIRST_WINDOW);
-        ask_all(&mut peers, peer, Duration::from_millis(10), BLOCK);
+        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(10), BLOCK), 2 * FIRST_WINDOW);
+        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(10), 2 * BLOCK), 4 * FIRST_WINDOW);
         assert_eq!(ask_all(&mut peers, peer, Duration::from_secs(3), BLOCK), MAX_WINDOW);
         assert_eq!(ask_all(&mut peers, peer, Duration::from_secs(3), BLOCK), 1);
     }
