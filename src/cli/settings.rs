@@ -59,6 +59,12 @@ pub(super) struct Settings {
     /// Don't ask the router for a port.
     #[arg(long)]
     no_upnp: bool,
+    /// Content goes out at no more than so many megabits a second.
+    #[arg(long, value_name = "MBIT")]
+    upload_mbit: Option<f64>,
+    /// Content is asked for at no more than so many megabits a second.
+    #[arg(long, value_name = "MBIT")]
+    download_mbit: Option<f64>,
     /// Don't lend GPUs.
     #[arg(long)]
     no_gpu: bool,
@@ -116,6 +122,8 @@ impl Settings {
             ("network.swarm_key", text(&self.swarm_key)),
             ("network.mdns", switch(self.mdns, self.no_mdns)),
             ("network.upnp", switch(self.upnp, self.no_upnp)),
+            ("network.upload_mbit", number(self.upload_mbit)),
+            ("network.download_mbit", number(self.download_mbit)),
             ("ledger.mode", text(&self.ledger)),
             ("ledger.chain_id", text(&self.chain_id)),
             ("ledger.host", text(&self.ledger_host)),

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     api::{self, ShardAdd, ShardGet},
+    shard::import,
     types::ContentId,
 };
 
@@ -26,6 +27,9 @@ pub(super) enum Shard {
         /// It is a CAR (as `ipfs dag export` writes it) whose blocks are wanted.
         #[arg(long)]
         car: bool,
+        /// Store nothing: only print the CID. No node need run.
+        #[arg(long, conflicts_with = "car")]
+        only_hash: bool,
     },
     /// Fetch content, from the mesh if need be, and write it to a path.
     Get {
@@ -43,9 +47,12 @@ pub(super) enum Shard {
 
 impl Shard {
     pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
+        if let Self::Add { path, only_hash: true, .. } = &self {
+            return name(context, path).await;
+        }
         let client = context.client()?;
         match self {
-            Self::Add { path, car } => {
+            Self::Add { path, car, .. } => {
                 let source = Source::open(&path, &context.data_dir)?;
                 let added = client.shard_add(&ShardAdd { path: source.path()?, car }).await?;
                 Ok(context.output.value(&added, |added| format!("{}\n", added.cid))?)
@@ -63,6 +70,18 @@ impl Shard {
             Self::Ls => Ok(context.output.value(&client.shards().await?, |shards| list(shards))?),
         }
     }
+}
+
+/// Prints the CID that a file, a directory or stdin would get.
+async fn name(context: &Context, path: &Path) -> Result<(), Error> {
+    let named = path.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || {
+        if named == Path::new("-") { import::name_stream(io::stdin().lock()) } else { import::name(&named) }
+    });
+    let failed = |source| Error::File { path: path.to_owned(), source };
+    let named = hashed.await.map_err(io::Error::other).and_then(|named| Ok(named?)).map_err(failed)?;
+    let named = api::Shard { cid: named.cid, size: named.size, pins: Vec::new() };
+    Ok(context.output.value(&named, |named| format!("{}\n", named.cid))?)
 }
 
 /// What is stored: a path, or stdin copied to a file that is removed afterwards.

@@ -94,6 +94,11 @@ pub const KEYS: &[Key] = &[
     key("network.block", Kind::List, "[]", "", "", "Peers never talked to."),
     // About 50 KiB a connection with Noise and Yamux: 25 MiB at the limit. A guess at what a home router stands.
     key("network.max_connections", Kind::Integer, "512", "", "", "Connections at once."),
+    // Beats, tasks and gossip are small and not counted: a limit that starved them would cost the node its leases.
+    key("network.upload_mbit", Kind::Number, "", "", "--upload-mbit", "Content goes out at no more than so many megabits (10^6 bits) a second, to all peers together."),
+    key("network.upload_mbit_per_peer", Kind::Number, "", "", "", "The same, to one peer."),
+    key("network.download_mbit", Kind::Number, "", "", "--download-mbit", "Content is asked for at no more than so many megabits a second, of all peers together."),
+    key("network.download_mbit_per_peer", Kind::Number, "", "", "", "The same, of one peer."),
     key("ledger.mode", Kind::Text, "'rpc'", "", "--ledger", "`rpc` to reach a ledger, `embedded` to carry one in this process."),
     key("ledger.chain_id", Kind::Text, "'atlas-chain'", "", "--chain-id", "The chain that is meant; any other is refused."),
     key("ledger.host", Kind::Text, "", "", "--ledger-host", "Peer id of the node that hosts the ledger; asked directly when no `--chain-rpc` answers. The first that answers is remembered."),

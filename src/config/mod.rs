@@ -95,6 +95,19 @@ pub struct Network {
     pub block: Vec<PeerId>,
     /// Connections at once.
     pub max_connections: u32,
+    /// Content that goes out.
+    pub upload: Rate,
+    /// Content that comes in.
+    pub download: Rate,
+}
+
+/// Bytes of content a second at most; `None` for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    /// With all peers together.
+    pub total: Option<u64>,
+    /// With one peer.
+    pub per_peer: Option<u64>,
 }
 
 /// Upper limits to what is lent; `None` for what the machine has.

@@ -11,12 +11,14 @@ use std::{
 use libp2p::{Multiaddr, multiaddr::Protocol, pnet::PreSharedKey};
 use toml::Value;
 
-use super::{Caps, Config, Error, Executor, Heartbeat, Layers, Ledger, LedgerMode, Network, Place, Source};
+use super::{Caps, Config, Error, Executor, Heartbeat, Layers, Ledger, LedgerMode, Network, Place, Rate, Source};
 
 /// The longest label (it is on the ledger).
 const MAX_LABEL: usize = 64;
 /// More of a resource than any machine has: keeps the conversion to integers exact.
 const MAX_AMOUNT: f64 = 1e9;
+/// The least bytes a second for content, 0.1 Mbit/s: a block of 1 MiB then takes 84 s, and its stream is given up.
+const LEAST_RATE: u64 = 12_500;
 
 impl Layers {
     /// Checks everything, makes the data directory if it is missing, and says what to change if anything is wrong.
@@ -134,6 +136,8 @@ impl Layers {
                 .ok()
                 .filter(|count| *count > 0)
                 .ok_or_else(|| self.wrong("network.max_connections", "takes 1 to 4294967295"))?,
+            upload: self.rate("network.upload_mbit", "network.upload_mbit_per_peer")?,
+            download: self.rate("network.download_mbit", "network.download_mbit_per_peer")?,
         })
     }
 
@@ -267,6 +271,19 @@ impl Layers {
         Ok(self.within(key, 0.0, MAX_AMOUNT)?.map(|number| (number * unit).round() as u64))
     }
 
+    fn rate(&self, total: &'static str, per_peer: &'static str) -> Result<Rate, Error> {
+        Ok(Rate { total: self.bytes_a_second(total)?, per_peer: self.bytes_a_second(per_peer)? })
+    }
+
+    /// Of a setting in megabits a second. None at all is a mistake: a node that moves no content can do nothing.
+    fn bytes_a_second(&self, key: &'static str) -> Result<Option<u64>, Error> {
+        let rate = self.amount(key, 1e6 / 8.0)?;
+        if rate.is_some_and(|rate| rate < LEAST_RATE) {
+            return Err(self.wrong(key, "takes 0.1 or more; leave it out for no limit"));
+        }
+        Ok(rate)
+    }
+
     fn seconds(&self, key: &'static str, least: f64) -> Result<Duration, Error> {
         let seconds = self.within(key, least, 86_400.0)?.ok_or_else(|| self.wrong(key, "takes seconds"))?;
         Ok(Duration::from_secs_f64(seconds))
@@ -374,6 +391,8 @@ mod tests {
             ("network.listen = []", "at least one address"),
             ("network.bootstrap = [1]", "takes a list of texts"),
             ("network.max_connections = 0", "takes 1 to"),
+            ("network.upload_mbit = 0", "0.1 or more"),
+            ("network.download_mbit_per_peer = -1", "not between 0"),
             ("network.swarm_key = '/nonexistent'", "No such file"),
             ("heartbeat.interval_seconds = 0", "not between"),
             ("heartbeat.timeout_seconds = 31", "twice"),

@@ -1,6 +1,10 @@
 //! Blocking and waiting work of the coordinator, off the event loop: one request, one answer, also when it panics.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
@@ -44,6 +48,8 @@ pub enum Request {
     Export(api::ShardGet),
     /// List what is kept on purpose.
     ListPins,
+    /// Only the roots of it.
+    ListRoots,
     /// List the checkpoints among it.
     ListCheckpoints {
         /// For their age.
@@ -84,6 +90,8 @@ pub enum Answer {
     Carried(Result<(), String>),
     /// Of `Pin`.
     Pinned(Result<(), String>),
+    /// Of `ListRoots`.
+    Roots(Vec<ContentId>),
     /// Of everything that a person asked for.
     Files(Result<Reply, api::Error>),
 }
@@ -188,6 +196,7 @@ fn work(files: &Files, recovery: &recovery::edge::Context, request: Request) -> 
         Request::Add(request) => Answer::Files(add(files, &request)),
         Request::Export(request) => Answer::Files(export(files, &request)),
         Request::ListPins => Answer::Files(Ok(list_pins(files))),
+        Request::ListRoots => Answer::Roots(list_roots(files)),
         Request::ListCheckpoints { now } => Answer::Files(Ok(list_checkpoints(files, now))),
         Request::Pin { root, reason, keep } => {
             let store = files.store();
@@ -280,9 +289,14 @@ fn list_pins(files: &Files) -> Reply {
     Reply::Shards(pins.into_iter().map(shard).collect())
 }
 
+fn list_roots(files: &Files) -> Vec<ContentId> {
+    let roots: BTreeSet<ContentId> = files.store().pins().into_iter().map(|pin| pin.root).collect();
+    roots.into_iter().collect()
+}
+
 /// Every pinned root that is a checkpoint, ours or held for another.
 fn list_checkpoints(files: &Files, now: Time) -> Reply {
-    let roots: std::collections::BTreeSet<ContentId> = files.store().pins().into_iter().map(|pin| pin.root).collect();
+    let roots = list_roots(files);
     let line = |root: ContentId| {
         let checkpoint = Checkpoint::open(files, &root, now).ok()?;
         let manifest = checkpoint.manifest;

@@ -38,6 +38,9 @@ use crate::{
 const MAX_UNPUBLISHED: usize = 256;
 /// A message that nobody listened to for this long is dropped: whatever it said is on the ledger by then.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(60);
+/// Threads that work on the block store for transfers; more work waits. Each hashes or writes as fast as a core and a disk go,
+/// and one that syncs leaves the others to go on.
+const SHARD_WORKERS: usize = 4;
 /// Calls of peers to a ledger that this node carries, answered at once; a further one is refused.
 const MAX_LEDGER_CALLS: usize = 128;
 
@@ -76,6 +79,7 @@ pub(super) struct EventLoop {
     unpublished: VecDeque<(Time, String, Vec<u8>)>,
     ledger_calls: Arc<tokio::sync::Semaphore>,
     shard_answers: (mpsc::Sender<shard::edge::Answer>, mpsc::Receiver<shard::edge::Answer>),
+    shard_workers: Arc<tokio::sync::Semaphore>,
     ledger_answers: (mpsc::Sender<LedgerAnswer>, mpsc::Receiver<LedgerAnswer>),
     exiting: bool,
 }
@@ -98,6 +102,7 @@ impl EventLoop {
             next_call: 1,
             unpublished: VecDeque::new(),
             ledger_calls: Arc::new(tokio::sync::Semaphore::new(MAX_LEDGER_CALLS)),
+            shard_workers: Arc::new(tokio::sync::Semaphore::new(SHARD_WORKERS)),
             shard_answers: mpsc::channel(ANSWER_QUEUE),
             ledger_answers: mpsc::channel(ANSWER_QUEUE),
             exiting: false,
@@ -386,7 +391,9 @@ impl EventLoop {
 
     fn perform_shard(&self, request: shard::edge::Request) {
         let (store, answers) = (Arc::clone(&self.parts.store), self.shard_answers.0.clone());
+        let workers = Arc::clone(&self.shard_workers);
         tokio::spawn(async move {
+            let Ok(_worker) = workers.acquire_owned().await else { return };
             let answer = tokio::task::spawn_blocking(move || shard::edge::perform(&store, request)).await;
             // The edge answers its own panics; a join error means that the runtime is going down.
             if let Ok(answer) = answer {

@@ -13,6 +13,7 @@ pub mod ledgers;
 mod ports;
 mod recorded;
 mod remembered;
+mod scrub;
 pub mod traffic;
 
 use std::{
@@ -45,7 +46,7 @@ use crate::{
     chain::embedded,
     clock,
     conduct::Reporter,
-    config::{Config, LedgerMode},
+    config::{self, Config, LedgerMode},
     executor, health,
     identity::Keypair,
     ipfs, network, proof,
@@ -156,7 +157,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> Result<ExitReason, Er
         inference: executor::inference::Config::default(),
         health: health::Config::with_beats(config.heartbeat.interval, config.heartbeat.timeout),
         proof: proof::Config::default(),
-        shard: shard::Config::default(),
+        shard: shard_config(&config.network),
         holds: shard::edge::holds(&store),
         ledger_rpc: chain::rpc::Config::default(),
     };
@@ -184,6 +185,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> Result<ExitReason, Er
         keypair: keypair.clone(),
         staging: directory(config.data_dir.join("staging"))?,
     };
+    tokio::spawn(scrub::patrol(Arc::clone(&store), input_sender.clone()));
     let edges = Edges::new(files, recovery, ledgers.clone(), input_sender.clone());
     let parts = Parts {
         swarm,
@@ -350,6 +352,11 @@ fn coordinator_config(
     }
 }
 
+fn shard_config(network: &config::Network) -> shard::Config {
+    let limits = |rate: config::Rate| shard::Limits { total: rate.total, per_peer: rate.per_peer };
+    shard::Config { upload: limits(network.upload), download: limits(network.download), ..shard::Config::default() }
+}
+
 fn swarm_config(config: &Config, reporter: Reporter, recording: Option<Recording>) -> swarm::Config {
     let lab = config.heartbeat.interval <= LAB_BEAT;
     swarm::Config {
@@ -358,6 +365,7 @@ fn swarm_config(config: &Config, reporter: Reporter, recording: Option<Recording
         swarm_key: config.network.swarm_key,
         gossip_heartbeat: if lab { Duration::from_millis(200) } else { Duration::from_secs(1) },
         max_connections: config.network.max_connections,
+        max_memory: swarm::MAX_MEMORY,
         allow: config.network.allow.clone(),
         block: config.network.block.clone(),
         reporter,

@@ -12,8 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{DecodeError, Message, State};
 
-/// Memory for a message grows as its bytes arrive, so that a peer which announces much and sends little costs little: so
-/// many bytes at first, then this many times as much. A block of 1 MiB is copied once, by a quarter.
+/// Memory for a request grows as its bytes arrive, so that a peer which announces much and sends little costs little: so
+/// many bytes at first, then this many times as much. An answer was asked for: its memory is taken at once, and what is
+/// under way at a time is bounded by who asks.
 const FIRST_STEP: usize = 256 * 1024;
 const GROWTH: usize = 4;
 /// Bytes of long requests of one protocol that are being read at once, of all peers. A further one is refused: each peer
@@ -159,26 +160,41 @@ type Reading<'a> = (&'a Arc<Semaphore>, Duration);
 
 /// Reads one message. A request (with `reading`) must not stall, and counts against the memory for long ones.
 async fn read<M: Message, T: AsyncRead + Unpin + Send>(io: &mut T, reading: Option<Reading<'_>>) -> Result<M, Fault> {
-    let stall = reading.map(|(_, stall)| stall);
     let mut head = [0; 4];
-    fill(io, &mut head, (0, 4), stall).await?;
+    fill(io, &mut head, (0, 4), reading.map(|(_, stall)| stall)).await?;
     let length = u32::from_be_bytes(head) as usize;
     if length > M::LIMIT {
         return Err(Fault::Oversize { length, limit: M::LIMIT });
     }
+    let body = match reading {
+        Some(reading) => read_request(io, length, reading).await?,
+        None => {
+            let mut body = vec![0; length];
+            fill(io, &mut body, (0, length), None).await?;
+            body
+        }
+    };
+    Ok(M::decode(Bytes::from(body))?)
+}
+
+async fn read_request<T: AsyncRead + Unpin + Send>(
+    io: &mut T,
+    length: usize,
+    (reading, stall): Reading<'_>,
+) -> Result<Vec<u8>, Fault> {
     let mut body = Vec::new();
     let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
     while body.len() < length {
         let from = body.len();
         let to = length.min((from * GROWTH).max(FIRST_STEP));
-        if let Some((reading, _)) = reading.filter(|_| length > SHORT) {
+        if length > SHORT {
             let more = u32::try_from(to - from).unwrap_or(u32::MAX);
             permits.push(Arc::clone(reading).try_acquire_many_owned(more).map_err(|_| Fault::Busy)?);
         }
         body.resize(to, 0);
-        fill(io, &mut body[from..], (from, length), stall).await?;
+        fill(io, &mut body[from..], (from, length), Some(stall)).await?;
     }
-    Ok(M::decode(Bytes::from(body))?)
+    Ok(body)
 }
 
 /// Fills `buffer`; `at` says where in the message it begins, and how long that is.

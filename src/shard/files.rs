@@ -1,13 +1,13 @@
 //! Files and directories in and out of the block store.
 //!
-//! Import reads one chunk at a time and export writes one at a time, so that memory does not grow with size.
+//! [`import`] holds a few chunks at a time and export writes one at a time, so that memory does not grow with size.
 //! Everything read is verified against its name; sizes that a writer of blocks told are checked before they are
 //! believed, because the DAG may come from a stranger.
 
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, Read, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,14 +15,11 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    hamt,
-    unixfs::{self, CHUNK_BYTES, FileBuilder, MAX_DIRECTORY_DEPTH, MAX_FILE_DEPTH, Node, Part, encode_directory},
+    hamt, import,
+    unixfs::{self, MAX_DIRECTORY_DEPTH, MAX_FILE_DEPTH, Node},
 };
 use crate::{
-    store::{
-        self, BlockStore, Imported, blocks,
-        dag_pb::{DAG_PB, Link, RAW},
-    },
+    store::{self, BlockStore, Imported, blocks, dag_pb::Link},
     types::ContentId,
 };
 
@@ -82,6 +79,9 @@ pub enum Error {
         /// `bytes` or `entries`.
         unit: &'static str,
     },
+    /// The threads of an import ended before it did.
+    #[error("a thread of the import panicked; this is a bug")]
+    Workers,
     /// A part whose length is not what its parent told.
     #[error("{0} is not as long as its parent says")]
     Length(ContentId),
@@ -99,12 +99,13 @@ impl From<Error> for io::Error {
             Error::TooLong { .. } => io::ErrorKind::FileTooLarge,
             Error::Special(_) | Error::Name(_) | Error::Kind { .. } => io::ErrorKind::InvalidInput,
             Error::Unixfs { .. } | Error::Deep(_) | Error::Length(_) => io::ErrorKind::InvalidData,
+            Error::Workers => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
 }
 
-fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, Error> {
+pub(super) fn at<T>(path: &Path, result: io::Result<T>) -> Result<T, Error> {
     result.map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
@@ -128,58 +129,9 @@ impl Files {
     /// Stores what `reader` gives until its end as one file, and syncs.
     pub fn import_reader(&self, reader: impl Read) -> Result<Imported, Error> {
         let _kept_meanwhile = self.store.importing();
-        let part = self.import_stream(reader, Path::new("input"))?;
+        let part = import::import_stream(&*self.store, reader, Path::new("input"))?;
         self.store.sync()?;
         Ok(Imported { cid: part.cid, size: part.size, files: 1 })
-    }
-
-    fn import_stream(&self, mut reader: impl Read, path: &Path) -> Result<Part, Error> {
-        let mut put = |block: Vec<u8>| self.store.put_new(DAG_PB, &block).map(drop);
-        let mut builder = FileBuilder::default();
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        let mut first = true;
-        loop {
-            chunk.clear();
-            at(path, reader.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk))?;
-            // An empty file is one empty leaf.
-            if chunk.is_empty() && !first {
-                break;
-            }
-            first = false;
-            let size = chunk.len() as u64;
-            builder.push(Part { cid: self.store.put_new(RAW, &chunk)?, size, total_size: size }, &mut put)?;
-            if chunk.len() < CHUNK_BYTES {
-                break;
-            }
-        }
-        let root = builder.finish(&mut put)?;
-        Ok(root.expect("at least one leaf was pushed"))
-    }
-
-    fn import_entry(&self, path: &Path, depth: usize, files: &mut u64) -> Result<Part, Error> {
-        let metadata = at(path, fs::symlink_metadata(path))?;
-        if metadata.is_file() {
-            *files += 1;
-            let file = at(path, File::open(path))?;
-            return self.import_stream(file, path);
-        }
-        if !metadata.is_dir() {
-            return Err(Error::Special(path.to_owned()));
-        }
-        if depth == MAX_DIRECTORY_DEPTH {
-            return Err(Error::Deep(path.display().to_string()));
-        }
-        let mut entries = Vec::new();
-        for entry in at(path, fs::read_dir(path))? {
-            let entry = at(path, entry)?;
-            let name = entry.file_name().into_string().map_err(|_| Error::Name(entry.path()))?;
-            entries.push((name, self.import_entry(&entry.path(), depth + 1, files)?));
-        }
-        let (blocks, part) = encode_directory(entries).map_err(|error| at_path(path, error))?;
-        for block in blocks {
-            self.store.put_new(DAG_PB, &block)?;
-        }
-        Ok(part)
     }
 
     fn block(&self, cid: &ContentId) -> Result<Bytes, Error> {
@@ -337,7 +289,7 @@ fn decode<'a>(cid: &ContentId, bytes: &'a [u8]) -> Result<Node<'a>, Error> {
     unixfs::decode(cid, bytes).map_err(|source| Error::Unixfs { cid: *cid, source })
 }
 
-fn at_path(path: &Path, error: unixfs::Error) -> Error {
+pub(super) fn at_path(path: &Path, error: unixfs::Error) -> Error {
     Error::Io { path: path.to_owned(), source: io::Error::new(io::ErrorKind::InvalidInput, error) }
 }
 
@@ -348,10 +300,9 @@ impl store::Files for Files {
 
     fn import_path(&self, path: &Path) -> io::Result<Imported> {
         let _kept_meanwhile = self.store.importing();
-        let mut files = 0;
-        let part = self.import_entry(path, 0, &mut files)?;
+        let imported = import::import_path(&*self.store, path)?;
         self.store.sync().map_err(Error::Store)?;
-        Ok(Imported { cid: part.cid, size: part.size, files })
+        Ok(imported)
     }
 
     fn read(&self, cid: &ContentId, limit: usize) -> io::Result<Vec<u8>> {
@@ -394,7 +345,7 @@ mod tests {
     use store::{Files as _, Quota, dag_pb};
     use tempfile::TempDir;
 
-    use super::*;
+    use super::{super::unixfs::CHUNK_BYTES, *};
 
     fn fixture() -> (TempDir, Files) {
         let directory = tempfile::tempdir().unwrap();

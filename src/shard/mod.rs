@@ -14,10 +14,11 @@ pub mod dataset;
 pub mod edge;
 pub mod files;
 mod hamt;
+pub mod import;
 pub mod state;
 pub mod unixfs;
 pub mod wire;
 
 pub use behaviour::Behaviour;
 pub use files::Files;
-pub use state::{Config, Event, FetchFailure, HoldFailure, Input, State};
+pub use state::{Config, Event, FetchFailure, HoldFailure, Input, Limits, State};

@@ -7,6 +7,7 @@
 mod fetch;
 mod hold;
 mod peers;
+mod rate;
 mod serve;
 mod transfer;
 
@@ -21,7 +22,14 @@ use std::{
 use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
 
-use self::{hold::Holds, peers::Peers, serve::Serves, transfer::Transfer};
+pub use self::rate::Limits;
+use self::{
+    hold::Holds,
+    peers::{Asked, Peers},
+    rate::Rates,
+    serve::Serves,
+    transfer::Transfer,
+};
 use super::{
     edge::{self, Done, EdgeId, Hold, Work},
     wire::{Refusal, Request, Response, Slot},
@@ -49,6 +57,10 @@ pub struct Config {
     pub ban: Duration,
     /// How long a peer may take to hold what it was asked to, beside the time for the bytes at 1 MiB/s.
     pub hold_limit: Duration,
+    /// What goes out of blocks.
+    pub upload: Limits,
+    /// What comes in of blocks.
+    pub download: Limits,
 }
 
 impl Default for Config {
@@ -58,6 +70,8 @@ impl Default for Config {
             stall: Duration::from_secs(120),
             ban: Duration::from_secs(3600),
             hold_limit: Duration::from_secs(60),
+            upload: Limits::default(),
+            download: Limits::default(),
         }
     }
 }
@@ -237,7 +251,7 @@ enum Purpose {
 /// A request that waits for its answer.
 #[derive(Debug)]
 enum Sent {
-    Get { root: ContentId, cids: Vec<ContentId>, at: Time },
+    Get { root: ContentId, cids: Vec<ContentId>, asked: Asked, charged: u64 },
     Hold { ask: u64 },
     Held { root: ContentId },
 }
@@ -250,6 +264,7 @@ pub struct State {
     transfers: BTreeMap<ContentId, Transfer>,
     peers: Peers,
     serves: Serves,
+    downloads: Rates,
     holds: Holds,
     edges: BTreeMap<EdgeId, (Purpose, Time)>,
     requests: BTreeMap<RequestId, (PeerId, Sent, Time)>,
@@ -268,7 +283,8 @@ impl State {
             actions: VecDeque::new(),
             transfers: BTreeMap::new(),
             peers: Peers::default(),
-            serves: Serves::default(),
+            serves: Serves::new(config.upload),
+            downloads: Rates::new(config.download),
             holds: Holds::new(holds),
             edges: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -352,7 +368,7 @@ impl State {
 
     /// Begins to read for as many requests as memory allows.
     fn serve(&mut self, now: Time) {
-        while let Some(turn) = self.serves.next_turn() {
+        while let Some(turn) = self.serves.next_turn(now) {
             self.work(Purpose::Read(turn.token), Work::Read { cids: turn.cids, budget: turn.budget }, now);
         }
     }
@@ -381,7 +397,10 @@ impl State {
             return;
         };
         match sent {
-            Sent::Get { root, cids, at } => self.on_blocks(peer, id, root, &cids, at, result, now),
+            Sent::Get { root, cids, asked, charged } => {
+                self.settle_download(peer, charged, &result, now);
+                self.on_blocks(peer, id, root, &cids, asked, result, now);
+            }
             Sent::Hold { ask } => self.on_hold_answer(ask, result, now),
             Sent::Held { root } => self.on_notice_answer(root, peer, result, now),
         }
@@ -481,8 +500,8 @@ impl protocol::State for State {
     fn poll_timeout(&self) -> Option<Time> {
         let edges = self.edges.values().map(|(_, at)| *at);
         let requests = self.requests.values().map(|(_, _, at)| *at);
-        let all = edges.chain(requests).chain(self.transfer_times()).chain(self.holds.times(self.config.hold_limit));
-        all.min()
+        let waits = self.transfer_times().chain(self.holds.times(self.config.hold_limit));
+        edges.chain(requests).chain(waits).chain(self.serves.next_time(self.looked)).min()
     }
 }
 

@@ -75,16 +75,6 @@ pub enum Slot {
     Omitted,
 }
 
-impl Slot {
-    /// Bytes of the block that came.
-    pub fn bytes(&self) -> u64 {
-        match self {
-            Self::Present(block) => block.len() as u64,
-            Self::Missing | Self::Omitted => 0,
-        }
-    }
-}
-
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {

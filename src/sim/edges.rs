@@ -41,6 +41,7 @@ pub(super) fn perform(machine: &Machine, scripts: &Scripts, request: Request) ->
             Answer::Pinned(Ok(()))
         }
         Request::Prepare(_) => Answer::Prepared(Err("a simulated machine has no job files".into())),
+        Request::ListRoots => Answer::Roots(Vec::new()),
         Request::CarryLedger { .. } => Answer::Carried(Err("a simulated machine carries no ledger".into())),
         _ => Answer::Files(Err(api::Error::new(api::ErrorCode::Invalid, "a simulated machine has no files"))),
     }

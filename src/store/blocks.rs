@@ -14,6 +14,7 @@
 mod found;
 mod garbage;
 mod index;
+pub mod scrub;
 
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ mod hostile;
 #[path = "../hostile/mod.rs"]
 mod hostile_peer;
 mod interop;
+mod kubo;
 #[path = "../link/mod.rs"]
 mod link;
 mod links;

@@ -151,7 +151,10 @@ fn run_twice(file: &Path, seed: Option<u64>) -> Result<bool, Error> {
     let scenario = read(file)?;
     let seed = seed.unwrap_or(scenario.seed);
     let began = clock::now();
-    let [first, second] = [(); 2].map(|()| run_with(&scenario, seed, &Setup::default()));
+    let [first, second] = std::thread::scope(|scope| {
+        let runs = [(); 2].map(|()| scope.spawn(|| run_with(&scenario, seed, &Setup::default())));
+        runs.map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
     let took = clock::now().since(began);
     print!("{first}");
     println!(

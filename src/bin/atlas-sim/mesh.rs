@@ -30,6 +30,10 @@ const MESSAGE_BYTES: usize = 300;
 const REPORT: Duration = Duration::from_millis(50);
 /// And how often what it has sent.
 const COUNT: Duration = Duration::from_millis(500);
+/// How long it is counted what nodes send that have nothing to say, and again until it is settled.
+const IDLE: Duration = Duration::from_secs(3);
+/// Every node may be connected with every other, both ways: they find each other in the routing tables.
+const MAX_CONNECTIONS: u32 = 2_048;
 /// Nothing here takes longer, or something is broken.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -109,7 +113,7 @@ async fn run(count: usize) -> Result<Figures, Error> {
     let mut nodes = Vec::new();
     let began = clock::now();
     for index in 0..count {
-        let node = start(index)?;
+        let node = start(index, count)?;
         introduce(&node, &nodes).await?;
         nodes.push(node);
     }
@@ -117,9 +121,7 @@ async fn run(count: usize) -> Result<Figures, Error> {
     wait_all(&nodes, "the mesh", |known| known.neighbours >= enough).await?;
     let formed = clock::now().since(began);
 
-    let (before, idle_since) = (counted(&nodes).await, clock::now());
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let idle = rate(counted(&nodes).await - before, idle_since);
+    let idle = settled(&nodes).await?;
 
     let (before, talk_since) = (counted(&nodes).await, clock::now());
     let mut times = Vec::new();
@@ -131,7 +133,7 @@ async fn run(count: usize) -> Result<Figures, Error> {
     times.sort();
 
     let joins = clock::now();
-    let newcomer = start(count)?;
+    let newcomer = start(count, count)?;
     introduce(&newcomer, &nodes).await?;
     nodes.push(newcomer);
     wait_all(&nodes[count..], "the newcomer's mesh", |known| known.neighbours > 0).await?;
@@ -152,6 +154,23 @@ fn millis(since: Time) -> u64 {
 
 fn rate(bytes: u64, since: Time) -> u64 {
     bytes * 1_000 / millis(since).max(1)
+}
+
+/// Bytes that all nodes send in a second once they have found each other: when it falls no more.
+async fn settled(nodes: &[Node]) -> Result<u64, Error> {
+    let wait = async {
+        let mut last = u64::MAX;
+        loop {
+            let (before, since) = (counted(nodes).await, clock::now());
+            tokio::time::sleep(IDLE).await;
+            let now = rate(counted(nodes).await - before, since);
+            if now > last / 10 * 9 {
+                return now.min(last);
+            }
+            last = now;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.map_err(|_| Error::Late("an idle mesh"))
 }
 
 /// What all nodes have sent by now.
@@ -194,7 +213,8 @@ async fn wait_all(nodes: &[Node], what: &'static str, holds: impl Fn(&Known) -> 
     tokio::time::timeout(LIMIT, all).await.map_err(|_| Error::Late(what))?
 }
 
-fn start(index: usize) -> Result<Node, Error> {
+/// A swarm, one of so many in this process.
+fn start(index: usize, nodes: usize) -> Result<Node, Error> {
     let keypair = Keypair::from_secret(&Digest::of(&(index as u64).to_be_bytes()).0);
     let config = swarm::Config {
         reporter: atlas_node::conduct::Reporter::silent(),
@@ -202,8 +222,9 @@ fn start(index: usize) -> Result<Node, Error> {
         mdns: false,
         upnp: false,
         swarm_key: None,
-        gossip_heartbeat: Duration::from_millis(300),
-        max_connections: 256,
+        gossip_heartbeat: Duration::from_secs(1),
+        max_connections: MAX_CONNECTIONS,
+        max_memory: nodes * swarm::MAX_MEMORY,
         allow: Vec::new(),
         block: Vec::new(),
     };

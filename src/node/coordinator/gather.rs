@@ -28,6 +28,8 @@ pub(super) enum Next {
     Prepare { submission: u64, request: Box<api::Submit> },
     /// What an inference worker needs.
     Serve(Box<ServeRequest>),
+    /// Pinned content of which the disk lost some.
+    Repaired(ContentId),
     /// A person wants it in a file.
     Export { command: u64, request: api::ShardGet },
 }
@@ -143,6 +145,7 @@ impl Coordinator {
             Next::CheckReceipt(check) => self.start_receipt_check(*check),
             Next::Prepare { submission, request } => self.start_preparing(submission, request),
             Next::Serve(request) => self.start_serving(*request),
+            Next::Repaired(root) => tracing::debug!(%root, "pinned content is whole"),
             Next::Export { command, request } => self.start_export(command, request),
         }
     }
@@ -157,6 +160,7 @@ impl Coordinator {
                 self.on_prepared(submission, Err(format!("what the job file names could not be fetched: {reason}")));
             }
             Next::Serve(request) => self.refuse_serving(&request, &reason),
+            Next::Repaired(root) => self.on_repair_failed(root, &reason),
             Next::Export { command, .. } => {
                 let message = format!("the content could not be fetched: {reason}");
                 self.reply_error(command, api::ErrorCode::NotFound, message);

@@ -28,6 +28,7 @@ mod pending;
 mod shutdown;
 mod status;
 mod submission;
+mod upkeep;
 pub mod view;
 mod volunteer;
 mod work;
@@ -151,6 +152,8 @@ pub enum Input {
         /// What came out.
         answer: edges::Answer,
     },
+    /// The disk lost blocks, which were dropped.
+    Rotten,
     /// The operator or the system wants the node to stop.
     Shutdown {
         /// Why.
@@ -331,6 +334,8 @@ pub struct Coordinator {
     runs: RunLog,
     counters: Counters,
     receipts: BTreeMap<(TaskId, u32), on_proof::OwnReceipt>,
+    /// What is pinned was told to the mesh.
+    provided: bool,
     stopping: Option<shutdown::Stopping>,
     last_tick: Time,
     /// The host is being looked at: until then nothing is lent, and nothing said about it on a ledger.
@@ -383,6 +388,7 @@ impl Coordinator {
             runs: RunLog::default(),
             counters: Counters::default(),
             receipts: BTreeMap::new(),
+            provided: false,
             stopping: None,
             last_tick: now,
             awaiting_host: false,
@@ -408,6 +414,7 @@ impl Coordinator {
             Input::Shard(event) => self.on_shard(event),
             Input::LedgerRpc(event) => self.on_ledger_rpc(event),
             Input::Edge { id, answer } => self.on_edge(id, answer),
+            Input::Rotten => self.on_rotten(),
             Input::Shutdown { reason } => self.on_shutdown(reason),
             Input::Tick => {}
         }

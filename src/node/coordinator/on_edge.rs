@@ -17,6 +17,8 @@ impl Coordinator {
             (Answer::Files(result), Pending::Files { command }) => {
                 self.output(Output::Reply { id: command, result: Box::new(result) });
             }
+            (Answer::Roots(roots), Pending::Provide) => self.on_roots_to_provide(&roots),
+            (Answer::Roots(roots), Pending::Repair) => self.on_roots_to_repair(&roots),
             (Answer::Pinned(Err(reason)), _) => tracing::warn!(reason, "a checkpoint's pin could not be changed"),
             (Answer::Pinned(Ok(())), _) => {}
             (answer, pending) => tracing::error!(?answer, ?pending, "an edge answered something else"),

@@ -199,6 +199,9 @@ impl Coordinator {
         for address in listen.iter().filter(|_| routes) {
             self.output(Output::AddAddress { peer, address: address.clone() });
         }
+        if routes {
+            self.provide_again();
+        }
         self.connectivity.remember(peer, listen.iter().cloned(), self.now);
         self.network.handle(network::Input::Observed { by: peer, address: observed.clone() }, self.now);
         let Some(info) = self.peers.get_mut(&peer) else { return };

@@ -56,6 +56,10 @@ pub(super) enum Pending {
     Files { command: u64 },
     /// The tail of a log, locally.
     Log { command: u64, task: TaskId },
+    /// What is pinned is listed, to be provided.
+    Provide,
+    /// What is pinned is listed, to be made whole.
+    Repair,
     /// A path to a peer is being measured.
     Speed,
 }

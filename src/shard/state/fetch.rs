@@ -6,7 +6,9 @@ use bytes::Bytes;
 use libp2p::PeerId;
 
 use super::{
-    Event, FetchFailure, Purpose, Sent, State, slots,
+    Event, FetchFailure, Purpose, Sent, State,
+    peers::Asked,
+    slots,
     transfer::{self, Transfer},
 };
 use crate::{
@@ -154,7 +156,7 @@ impl State {
         id: RequestId,
         root: ContentId,
         cids: &[ContentId],
-        at: Time,
+        asked: Asked,
         result: Result<Response, SendError>,
         now: Time,
     ) {
@@ -162,8 +164,7 @@ impl State {
             Ok(Response::Refused(refusal)) => self.on_get_refused(peer, id, root, cids, refusal, now),
             Ok(response) => match slots(response, cids.len()) {
                 Some(slots) => {
-                    let bytes = slots.iter().map(Slot::bytes).sum();
-                    self.peers.answered(&peer, now.since(at), bytes);
+                    self.peers.answered(&peer, asked, now);
                     self.on_slots(peer, id, root, cids, slots, now);
                 }
                 None => self.on_nonsense(peer, id, root, cids, now),
@@ -203,6 +204,30 @@ impl State {
         self.peers.failed(&peer, now);
         self.ban(peer, 1, now);
         self.came_empty(id, root, cids);
+    }
+
+    /// When `peer` may be asked again; in the past if it may be now.
+    fn may_ask_at(&self, peer: &PeerId) -> Time {
+        self.peers.asleep_until(peer).max(self.downloads.free_at(peer))
+    }
+
+    /// What came is not what was expected when it was asked for.
+    pub(super) fn settle_download(
+        &mut self,
+        peer: PeerId,
+        charged: u64,
+        result: &Result<Response, SendError>,
+        now: Time,
+    ) {
+        let came: u64 = match result {
+            Ok(Response::Blocks(slots)) => slots.iter().map(slot_bytes).sum(),
+            _ => 0,
+        };
+        if came > charged {
+            self.downloads.charge(peer, came - charged, now);
+        } else {
+            self.downloads.refund(&peer, charged - came);
+        }
     }
 
     fn came_empty(&mut self, id: RequestId, root: ContentId, cids: &[ContentId]) {
@@ -334,7 +359,8 @@ impl State {
             return false;
         }
         let peers = &self.peers;
-        let mut ready: Vec<PeerId> = transfer.sources().filter(|peer| peers.has_room(peer, now)).collect();
+        let free = |peer: &PeerId| peers.has_room(peer, now) && self.downloads.free_at(peer) <= now;
+        let mut ready: Vec<PeerId> = transfer.sources().filter(free).collect();
         ready.sort_by_key(|peer| (Reverse(peers.is_idle(peer)), peers.answer_time(peer)));
         let found = ready.into_iter().find_map(|peer| {
             let mut cids = transfer.take(&peer);
@@ -352,9 +378,11 @@ impl State {
 
     fn ask(&mut self, root: ContentId, peer: PeerId, cids: Vec<ContentId>, now: Time) {
         let budget = u32::try_from(MAX_BLOCK_BYTES).expect("2 MiB fit 32 bits");
-        let sent = Sent::Get { root, cids: cids.clone(), at: now };
+        let charged = self.transfers.get(&root).map_or(0, |transfer| transfer.expected_bytes(cids.len()));
+        self.downloads.charge(peer, charged, now);
+        let asked = self.peers.sent(peer, now);
+        let sent = Sent::Get { root, cids: cids.clone(), asked, charged };
         let id = self.send(peer, sent, Request::Get { cids: cids.clone(), budget }, now);
-        self.peers.sent(peer);
         self.last_served = Some(root);
         if let Some(transfer) = self.transfers.get_mut(&root) {
             transfer.asked(id, peer, &cids, now);
@@ -393,7 +421,7 @@ impl State {
             let stall = (!transfer.sealing).then(|| transfer.last_progress + self.config.stall);
             let refusals = transfer.refusals_end();
             let want = Some(transfer.next_want).filter(|at| *at > self.looked && !transfer.is_moving());
-            let awake = transfer.sources().map(|peer| self.peers.asleep_until(&peer)).filter(|at| *at > self.looked);
+            let awake = transfer.sources().map(|peer| self.may_ask_at(&peer)).filter(|at| *at > self.looked);
             let steal = self.next_steal(transfer);
             stall.into_iter().chain(refusals).chain(want).chain(awake.min()).chain(steal)
         })
@@ -407,6 +435,13 @@ impl State {
         let idle = transfer.sources().filter(|peer| self.peers.is_idle(peer));
         let times = idle.map(|peer| oldest + steal_after(self.peers.answer_time(&peer)));
         times.filter(|at| *at > self.looked).min()
+    }
+}
+
+fn slot_bytes(slot: &Slot) -> u64 {
+    match slot {
+        Slot::Present(block) => block.len() as u64,
+        Slot::Missing | Slot::Omitted => 0,
     }
 }
 

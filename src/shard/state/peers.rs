@@ -6,25 +6,30 @@ use libp2p::PeerId;
 
 use crate::types::Time;
 
-/// Requests in flight to a peer that nothing is known of.
+/// Requests in flight to a peer that nothing is known of, and as long as the line is no longer than that.
 const FIRST_WINDOW: u32 = 4;
 /// Requests in flight to one peer at most. A giver sends 12 at once (`MAX_SERVING_BYTES_PEER`), which bounds the memory that
 /// their answers take here; the others wait there, so that it goes on when one was sent and not a round trip later. On a stream
 /// of its own an answer of 1 MiB takes three round trips, as Yamux grants a new stream 256 KiB and doubles that from trip to
 /// trip: 12 of them fill 160 Mbit/s at 200 ms.
 const MAX_WINDOW: u32 = 24;
-/// An answer that waited less than this makes the window grow by its blocks: the line is not full. What counts is how long
-/// answers wait and not how long they travel, because a far peer is no slow one.
-const FAST: Duration = Duration::from_millis(500);
-/// An answer that waited longer than this makes it shrink by one: blocks only wait, and another peer could bring them.
+/// What is taken for a peer's answer time while nothing is known of it.
+const UNKNOWN: Duration = Duration::from_millis(500);
+/// An answer that waited longer than this makes the window shrink by one: blocks only wait, and another peer could bring them.
+/// The time that an answer takes alone is no waiting: a far peer is no slow one.
 const SLOW: Duration = Duration::from_secs(2);
-/// An answer of so many bytes tells how long a block travels: half a block. A shorter one needs fewer round trips.
-const TELLING: u64 = 512 * 1024;
-/// Bytes of a block of the profile in use. The first requests bring two, as nothing is known of the blocks, and later ones one.
-const BLOCK: u64 = 1024 * 1024;
-/// The longest that travel is taken for: two blocks by a satellite of 0.5 s, or the first over a line of 200 ms, which TCP has to
-/// learn first (2.2 s measured). What takes longer is slow.
-const MAX_TRAVEL: Duration = Duration::from_secs(3);
+/// The longest that an answer takes alone: the first over a line of 200 ms, which TCP has to learn first (2.2 s measured), and
+/// some more. What takes longer is slow.
+const MAX_ALONE: Duration = Duration::from_secs(3);
+/// The window holds so many times what the line does (its rate times the shortest time of an answer), as BBR has it
+/// (draft-cardwell-iccrg-bbr-congestion-control, "cwnd_gain"): enough to see whether the line takes more, and no more memory.
+const GAIN: u64 = 2;
+/// And so many requests more, for the disks at both ends.
+const SPARE: u64 = 2;
+/// Each answer takes this part off the rate that was seen before: after 11 it counts half, as the line may have changed.
+const FADING: u64 = 16;
+/// A rate of one answer a second.
+const ONE_A_SECOND: u64 = 1_000_000;
 /// Pause after the first failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// The longest pause.
@@ -42,8 +47,19 @@ struct Peer {
     banned_until: Time,
     /// Smoothed time from request to answer.
     answer_time: Duration,
-    /// The least time from request to an answer that tells it: how far away it is. `None` until one came.
-    travel: Option<Duration>,
+    /// The shortest time from request to answer since its connection opened: what one takes that waits for no other.
+    least_time: Option<Duration>,
+    /// Answers so far.
+    answers: u64,
+    /// The most answers a second, as [`ONE_A_SECOND`] counts them, which creeps down.
+    rate: u64,
+}
+
+/// When a request was made, and how many answers its peer had given by then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    pub(super) at: Time,
+    answers: u64,
 }
 
 impl Default for Peer {
@@ -54,26 +70,35 @@ impl Default for Peer {
             failures: 0,
             asleep_until: Time::ZERO,
             banned_until: Time::ZERO,
-            answer_time: FAST,
-            travel: None,
+            answer_time: UNKNOWN,
+            least_time: None,
+            answers: 0,
+            rate: 0,
         }
     }
 }
 
 impl Peer {
-    /// Moves the window after an answer of so many bytes.
-    fn adapt(&mut self, after: Duration, bytes: u64) {
-        if bytes >= TELLING {
-            self.travel = Some(self.travel.map_or(after, |travel| travel.min(after)));
-        }
-        let waited = after.saturating_sub(self.travel.unwrap_or_default().min(MAX_TRAVEL));
-        if waited < FAST {
-            let blocks = u32::try_from(bytes / BLOCK).unwrap_or(u32::MAX).max(1);
-            self.window = self.window.saturating_add(blocks).min(MAX_WINDOW);
-        } else if waited > SLOW {
+    /// Learns from an answer that came `after` it was asked for.
+    fn measure(&mut self, after: Duration, asked: Asked) {
+        self.answers += 1;
+        self.answer_time = (self.answer_time * 7 + after) / 8;
+        let least = self.least_time.map_or(after, |least| after.min(least));
+        self.least_time = Some(least);
+        let rate = (self.answers - asked.answers) * ONE_A_SECOND / millis(after) * 1_000;
+        self.rate = rate.max(self.rate - self.rate / FADING);
+        if after.saturating_sub(least.min(MAX_ALONE)) > SLOW {
             self.window = self.window.saturating_sub(1).max(1);
+        } else {
+            let held = self.rate / 1_000 * millis(least);
+            let wanted = (GAIN * held).div_ceil(ONE_A_SECOND) + SPARE;
+            self.window = u32::try_from(wanted).unwrap_or(MAX_WINDOW).clamp(FIRST_WINDOW, MAX_WINDOW);
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// All peers that blocks were asked of.
@@ -107,20 +132,22 @@ impl Peers {
         self.0.get(peer).map_or(Time::ZERO, |known| known.asleep_until.max(known.banned_until))
     }
 
-    pub(super) fn sent(&mut self, peer: PeerId) {
+    pub(super) fn sent(&mut self, peer: PeerId, now: Time) -> Asked {
         if !self.0.contains_key(&peer) && self.0.len() >= MAX_PEERS {
             self.forget_one();
         }
-        self.0.entry(peer).or_default().outstanding += 1;
+        let known = self.0.entry(peer).or_default();
+        known.outstanding += 1;
+        Asked { at: now, answers: known.answers }
     }
 
-    /// An answer with so many bytes of blocks came `after` it was asked for.
-    pub(super) fn answered(&mut self, peer: &PeerId, after: Duration, bytes: u64) {
+    /// An answer with blocks came.
+    pub(super) fn answered(&mut self, peer: &PeerId, asked: Asked, now: Time) {
         if let Some(known) = self.0.get_mut(peer) {
             known.outstanding = known.outstanding.saturating_sub(1);
             known.failures = 0;
-            known.answer_time = (known.answer_time * 7 + after) / 8;
-            known.adapt(after, bytes);
+            // The clock counts whole milliseconds.
+            known.measure(now.since(asked.at).max(Duration::from_millis(1)), asked);
         }
     }
 
@@ -142,6 +169,7 @@ impl Peers {
         if let Some(known) = self.0.get_mut(peer) {
             known.failures = 0;
             known.asleep_until = Time::ZERO;
+            known.least_time = None;
         }
     }
 
@@ -166,56 +194,51 @@ pub(super) fn pause(failures: u32) -> Duration {
 mod tests {
     use super::*;
 
-    /// Asks `peer` as often as it may be asked, has all answers come `after`, and gives their number.
-    fn ask_all(peers: &mut Peers, peer: PeerId, after: Duration, bytes: u64) -> u32 {
-        let mut asked = 0;
-        while peers.has_room(&peer, Time::ZERO) {
-            peers.sent(peer);
-            asked += 1;
+    /// A line that carries an answer in `carry` after `way`, one after the other, and the window that it comes to.
+    fn window_on_a_line(way: Duration, carry: Duration) -> u32 {
+        let (mut peers, peer) = (Peers::default(), PeerId::random());
+        let (mut now, mut free) = (Time::from_millis(1_000_000), Time::ZERO);
+        let mut under_way = std::collections::VecDeque::new();
+        for _ in 0..200 {
+            while peers.has_room(&peer, now) {
+                free = free.max(now + way) + carry;
+                under_way.push_back((peers.sent(peer, now), free));
+            }
+            let (asked, at) = under_way.pop_front().unwrap();
+            now = now.max(at);
+            peers.answered(&peer, asked, now);
         }
-        for _ in 0..asked {
-            peers.answered(&peer, after, bytes);
-        }
-        asked
+        peers.0[&peer].window
     }
 
     #[test]
-    fn the_window_follows_the_line() {
-        let (mut peers, peer) = (Peers::default(), PeerId::random());
-        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(10), BLOCK), FIRST_WINDOW);
-        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(10), BLOCK), 2 * FIRST_WINDOW);
-        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(10), 2 * BLOCK), 4 * FIRST_WINDOW);
-        assert_eq!(ask_all(&mut peers, peer, Duration::from_secs(3), BLOCK), MAX_WINDOW);
-        assert_eq!(ask_all(&mut peers, peer, Duration::from_secs(3), BLOCK), 1);
+    fn the_window_fills_the_line_and_little_more() {
+        let line = |way, carry| window_on_a_line(Duration::from_millis(way), Duration::from_millis(carry));
+        assert_eq!(line(0, 2), FIRST_WINDOW, "loopback");
+        let far = line(200, 84);
+        assert!((7..=10).contains(&far), "100 Mbit/s, 200 ms: 3.4 blocks are on the line, the window is {far}");
+        assert_eq!(line(200, 14), MAX_WINDOW, "600 Mbit/s, 200 ms");
+        assert_eq!(line(200, 8_000), 1, "1 Mbit/s: blocks would only wait");
     }
 
     #[test]
-    fn a_far_peer_has_as_wide_a_window_as_a_near_one() {
+    fn a_line_that_tcp_still_learns_is_not_taken_for_a_slow_one() {
         let (mut peers, peer) = (Peers::default(), PeerId::random());
-        // Small blocks come sooner, and say nothing about large ones.
-        peers.sent(peer);
-        peers.answered(&peer, Duration::from_millis(200), 1_000);
-        for _ in 0..3 {
-            ask_all(&mut peers, peer, Duration::from_millis(900), BLOCK);
+        let began = Time::from_millis(1_000_000);
+        let asked: Vec<Asked> = (0..FIRST_WINDOW).map(|_| peers.sent(peer, began)).collect();
+        for asked in asked {
+            peers.answered(&peer, asked, began + Duration::from_millis(2_200));
         }
-        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(1_390), BLOCK), MAX_WINDOW);
-        assert_eq!(ask_all(&mut peers, peer, Duration::from_millis(2_500), BLOCK), MAX_WINDOW);
-    }
-
-    #[test]
-    fn a_slow_peer_is_not_taken_for_a_far_one() {
-        let (mut peers, peer) = (Peers::default(), PeerId::random());
-        ask_all(&mut peers, peer, Duration::from_secs(8), BLOCK);
-        assert_eq!(ask_all(&mut peers, peer, Duration::from_secs(8), BLOCK), 1);
+        assert!(peers.0[&peer].window > FIRST_WINDOW);
     }
 
     #[test]
     fn failures_that_come_together_count_once() {
         let (mut peers, peer) = (Peers::default(), PeerId::random());
-        for _ in 0..3 {
-            peers.sent(peer);
-        }
         let now = Time::from_millis(1_000_000);
+        for _ in 0..3 {
+            peers.sent(peer, now);
+        }
         for _ in 0..3 {
             peers.failed(&peer, now);
         }

@@ -455,3 +455,57 @@ fn wire_limits_fit_what_the_state_sends() {
     let length: usize = response.encode().iter().map(bytes::Bytes::len).sum();
     assert!(length <= Response::LIMIT && wire::MAX_ANSWER_BYTES < length);
 }
+
+/// Virtual time that node 0 takes to fetch `length` bytes from nodes with these settings; its own are `fetching`.
+fn time_to_fetch(length: usize, seeders: &[Config], fetching: Config) -> Duration {
+    let mut world = World::new(0);
+    world.nodes.push(Node::new(fetching));
+    world.nodes.extend(seeders.iter().map(|config| Node::new(*config)));
+    let roots: Vec<ContentId> = world.nodes[1..].iter().map(|node| node.add(length)).collect();
+    let began = world.now;
+    world.fetch(0, 1, roots[0], &(1..=seeders.len()).collect::<Vec<_>>());
+    world.run_until("the fetch", |world| world.fetched(0, 1));
+    world.now.since(began)
+}
+
+/// Bytes a second.
+const LIMIT: u64 = 20_000_000;
+
+fn seconds(bytes: usize, limit: u64) -> Duration {
+    Duration::from_secs_f64(bytes as f64 / limit as f64)
+}
+
+#[test]
+fn three_seeders_with_a_limit_each_give_three_times_as_much_as_one() {
+    let length = 60 * MIB;
+    let limited = Config { upload: Limits { total: Some(LIMIT), per_peer: None }, ..Config::default() };
+    let one = time_to_fetch(length, &[limited], Config::default());
+    let three = time_to_fetch(length, &[limited; 3], Config::default());
+    let alone = seconds(length, LIMIT);
+    assert!((alone.mul_f64(0.9)..alone.mul_f64(1.1)).contains(&one), "{one:?} where {alone:?} is the limit");
+    assert!(one >= three.mul_f64(2.8), "{one:?} with one, {three:?} with three");
+}
+
+#[test]
+fn who_fetches_has_a_limit_too_of_all_peers_and_of_each() {
+    let length = 40 * MIB;
+    let total = Config { download: Limits { total: Some(LIMIT), per_peer: None }, ..Config::default() };
+    let each = Config { download: Limits { total: None, per_peer: Some(LIMIT) }, ..Config::default() };
+    let seeders = [Config::default(); 2];
+    let alone = seconds(length, LIMIT);
+    for (config, expected) in [(total, alone), (each, alone / 2)] {
+        let took = time_to_fetch(length, &seeders, config);
+        assert!(
+            (expected.mul_f64(0.8)..expected.mul_f64(1.2)).contains(&took),
+            "{took:?} where {expected:?} is the limit"
+        );
+    }
+}
+
+#[test]
+fn a_slow_uplink_is_shared_fairly_and_nothing_is_given_up() {
+    // A block of 1 MiB takes 8 s; the carrier gives a request up after 45.
+    let slow = Config { upload: Limits { total: Some(131_072), per_peer: None }, ..Config::default() };
+    let took = time_to_fetch(6 * MIB, &[slow], Config::default());
+    assert!(took < Duration::from_secs(60), "{took:?} where 48 s is the limit");
+}

@@ -208,6 +208,11 @@ impl Transfer {
         self.blocks.values().filter_map(|block| block.asked.values().map(|(_, at)| *at).max()).min()
     }
 
+    /// Bytes that so many blocks probably have.
+    pub(super) fn expected_bytes(&self, blocks: usize) -> u64 {
+        self.block_bytes.saturating_mul(blocks as u64)
+    }
+
     fn blocks_per_request(&self) -> usize {
         let fit = REQUEST_BYTES / self.block_bytes.max(1);
         usize::try_from(fit).unwrap_or(MAX_GET).clamp(1, MAX_GET)
