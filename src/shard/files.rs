@@ -342,10 +342,7 @@ impl store::Files for Files {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use store::{
-        Files as _, Quota,
-        dag_pb::{self, DAG_PB, RAW},
-    };
+    use store::{Files as _, Quota, dag_pb};
     use tempfile::TempDir;
 
     use super::{super::unixfs::CHUNK_BYTES, *};
