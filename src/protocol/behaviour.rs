@@ -23,7 +23,7 @@ use tokio::time::Sleep;
 
 use super::{
     Action, Call, RequestId, ResponseToken, SendError, State,
-    frame::{Codec, Fault, Incoming},
+    frame::{self, Codec, Fault, Incoming},
     metered::Metered,
 };
 use crate::{
@@ -139,8 +139,8 @@ impl<S: State> Behaviour<S> {
             Fault::Oversize { .. } => Offence::Oversize { protocol: protocol.into() },
             Fault::Decode(error) if !error.unknown => Offence::Malformed { protocol: protocol.into() },
             Fault::Stalled { .. } => Offence::Stalled { protocol: protocol.into() },
-            // A newer version's word, a line that broke, our own want of memory: nobody's fault.
-            Fault::Decode(_) | Fault::Cut { .. } | Fault::Busy => return,
+            // A newer version's word, a line that broke, our own want of memory, an older peer: nobody's fault.
+            Fault::Decode(_) | Fault::Cut { .. } | Fault::Busy | Fault::Unsupported => return,
         };
         self.reporter.report(peer, offence);
     }
@@ -225,6 +225,7 @@ fn send_error(error: OutboundFailure) -> SendError {
         OutboundFailure::Timeout => SendError::Timeout,
         OutboundFailure::ConnectionClosed => SendError::Closed,
         OutboundFailure::UnsupportedProtocols => SendError::Unsupported,
+        OutboundFailure::Io(error) if frame::is_unsupported(&error) => SendError::Unsupported,
         OutboundFailure::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             SendError::Invalid(error.to_string())
         }

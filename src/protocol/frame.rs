@@ -7,7 +7,7 @@ use std::{fmt, io, marker::PhantomData, sync::Arc, task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use libp2p::{StreamProtocol, request_response};
+use libp2p::{StreamProtocol, core::upgrade::NegotiationError, request_response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{DecodeError, Message, State};
@@ -58,6 +58,18 @@ pub enum Fault {
     /// Too many long requests are being read.
     #[error("{MAX_READING} bytes of requests are being read already")]
     Busy,
+    /// The peer does not know the protocol. It says so only after the request went out: nobody waits for its consent.
+    #[error("the peer does not speak this protocol")]
+    Unsupported,
+}
+
+/// Whether a stream failed because the peer does not know its protocol.
+pub(super) fn is_unsupported(error: &io::Error) -> bool {
+    let inner = error.get_ref();
+    inner.is_some_and(|inner| {
+        matches!(inner.downcast_ref(), Some(NegotiationError::Failed))
+            || matches!(inner.downcast_ref(), Some(Fault::Unsupported))
+    })
 }
 
 impl From<Fault> for io::Error {
@@ -205,6 +217,7 @@ async fn fill<T: AsyncRead + Unpin + Send>(
             }
         };
         match came {
+            Err(error) if is_unsupported(&error) => return Err(Fault::Unsupported),
             Ok(0) | Err(_) => return Err(Fault::Cut { read, length }),
             Ok(count) => filled += count,
         }

@@ -439,7 +439,7 @@ impl protocol::State for State {
     /// 2 MiB at 50 kB/s. Shorter than the stall, so that a fetch can turn to another peer before it fails.
     const TIMEOUT_MILLIS: u64 = 45_000;
     /// Both ways together: a full window each way, and room for messages about holds.
-    const MAX_STREAMS: usize = 48;
+    const MAX_STREAMS: usize = 64;
     /// Small blocks are asked for four at a time, as fast as the line brings them.
     const STREAMS: Budget = Budget { start: 4_000, burst: 20_000, per_minute: 300_000 };
 

@@ -12,8 +12,12 @@ mod hostile;
 mod hostile_peer;
 mod idle;
 mod import;
+#[path = "../link/mod.rs"]
+mod link;
+mod links;
 mod mesh;
 mod node;
+mod peers;
 mod prober;
 mod raw;
 mod report;
@@ -44,6 +48,15 @@ struct Arguments {
     /// `scripts/hostile` calls this.
     #[arg(long, num_args = 0.., value_parser = hostile::NAMES, conflicts_with = "figures")]
     hostile: Option<Vec<String>>,
+    /// Instead of the figures, content over far and lossy lines. `scripts/far-links` calls this.
+    #[arg(long, conflicts_with_all = ["figures", "hostile"])]
+    links: bool,
+    /// Instead of the figures, a shard beside what other programs take for it. `scripts/bench-peers` calls this.
+    #[arg(long, conflicts_with_all = ["figures", "hostile", "links"])]
+    peers: bool,
+    /// A program to leave out of `--peers`.
+    #[arg(long, value_name = "PEER", value_parser = peers::NAMES, requires = "peers")]
+    without: Vec<String>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
@@ -53,9 +66,9 @@ struct Arguments {
     /// The Python interpreter of the nodes; it has numpy.
     #[arg(long, env = "PYTHON", default_value = "python3")]
     python: PathBuf,
-    /// Bytes of the shard that is moved, in MiB.
-    #[arg(long, default_value_t = 1024)]
-    shard_mib: u32,
+    /// Bytes of the shard that is moved, in MiB; 1024, or 256 over far lines.
+    #[arg(long)]
+    shard_mib: Option<u32>,
     /// Cargo says this to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -69,6 +82,9 @@ fn main() -> Result<()> {
         [raw::SERVE, bytes] => runtime.block_on(raw::serve(bytes.parse()?)),
         [hostile::ATTACK, attack, address, secret] => runtime.block_on(hostile::attack(attack, address, secret)),
         [raw::FETCH, address] => runtime.block_on(raw::fetch(address.parse()?)),
+        [links::SERVE, address, bytes] => links::serve(address, bytes.parse()?),
+        [links::FETCH, address] => links::fetch(address),
+        [peers::HTTP_FETCH, url, digest, to] => runtime.block_on(peers::http_fetch(url, digest, to)),
         _ => runtime.block_on(measure(&Arguments::parse())),
     }
 }
@@ -76,6 +92,12 @@ fn main() -> Result<()> {
 async fn measure(arguments: &Arguments) -> Result<()> {
     if let Some(attacks) = &arguments.hostile {
         return hostile::measure(arguments, attacks).await;
+    }
+    if arguments.links {
+        return links::measure(arguments).await;
+    }
+    if arguments.peers {
+        return peers::measure(arguments).await;
     }
     let wanted = |name: &&&str| arguments.figures.is_empty() || arguments.figures.iter().any(|figure| figure == **name);
     let mut report = Report::new(arguments.json);

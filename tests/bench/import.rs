@@ -16,12 +16,12 @@ use sha2::{Digest, Sha256};
 use super::{
     Arguments,
     report::Report,
-    shard::{MIB, seconds_since, write_synced},
+    shard::{MIB, SHARD_MIB, seconds_since, write_synced},
 };
 
 pub(crate) fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let (content, mib) = (directory.path().join("content"), arguments.shard_mib);
+    let (content, mib) = (directory.path().join("content"), arguments.shard_mib.unwrap_or(SHARD_MIB));
     write_synced(&content, mib)?;
     let rate = |seconds: f64| f64::from(mib) / seconds;
     let kubo = Kubo::find(directory.path())?;

@@ -23,6 +23,20 @@ const TICKS_A_SECOND: f64 = 100.0;
 /// From SIGTERM to SIGKILL.
 const STOP: Duration = Duration::from_secs(10);
 
+/// Where a node runs.
+pub(crate) struct Place {
+    /// What stands before its command.
+    pub(crate) within: Vec<String>,
+    /// The multiaddr that it listens at.
+    pub(crate) listen: String,
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self { within: Vec::new(), listen: "/ip4/127.0.0.1/tcp/0".to_owned() }
+    }
+}
+
 /// A node.
 pub(crate) struct Node {
     child: Child,
@@ -35,13 +49,18 @@ pub(crate) struct Node {
 impl Node {
     /// Starts `atlas-node start` with these flags beside those that every measured node gets.
     pub(crate) fn spawn(directory: &Path, label: &str, flags: &[&str]) -> Result<Self> {
+        Self::spawn_at(&Place::default(), directory, label, flags)
+    }
+
+    /// The same, in another place.
+    pub(crate) fn spawn_at(place: &Place, directory: &Path, label: &str, flags: &[&str]) -> Result<Self> {
         let (data_dir, log) = (directory.join(label), directory.join(format!("{label}.log")));
         let output = File::create(&log).with_context(|| format!("{} can't be made", log.display()))?;
         let started = clock::now_micros();
-        let child = Command::new(env!("CARGO_BIN_EXE_atlas-node"))
+        let child = within(&place.within, Path::new(env!("CARGO_BIN_EXE_atlas-node")))
             .arg("--data-dir")
             .arg(&data_dir)
-            .args(["start", "--exit-with-parent", "--listen", "/ip4/127.0.0.1/tcp/0"])
+            .args(["start", "--exit-with-parent", "--listen", &place.listen])
             .args(["--ipfs-api", "none", "--no-mdns", "--no-upnp", "--no-gpu"])
             .args(flags)
             .stdin(Stdio::piped())
@@ -118,6 +137,14 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// `program`, behind the command that it runs within.
+pub(crate) fn within(outer: &[String], program: &Path) -> Command {
+    let Some((first, arguments)) = outer.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(arguments).arg(program);
+    command
 }
 
 /// The resident size of a process in MiB: now, and at most.

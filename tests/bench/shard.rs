@@ -16,12 +16,14 @@ use atlas_node::{
 use super::{Arguments, mesh::free_port, node::Node, raw::Sender, report::Report};
 
 pub(crate) const MIB: usize = 1024 * 1024;
+/// What is moved if nothing else is said.
+pub(crate) const SHARD_MIB: u32 = 1024;
 
 /// What one transfer took.
-struct Transfer {
-    seconds: f64,
+pub(crate) struct Transfer {
+    pub(crate) seconds: f64,
     /// MiB resident at most, of the node that gives and of the node that takes.
-    peaks: [f64; 2],
+    pub(crate) peaks: [f64; 2],
 }
 
 /// All runs.
@@ -36,7 +38,7 @@ struct Samples {
 
 pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let directory = tempfile::tempdir()?;
-    let mib = arguments.shard_mib;
+    let mib = arguments.shard_mib.unwrap_or(SHARD_MIB);
     let content = directory.path().join("content");
     write_synced(&content, mib)?;
     let settings = without_ledger(arguments)?;
@@ -90,6 +92,7 @@ impl Samples {
     }
 }
 
+/// Puts a file into the store of a node: its name, and the seconds that took.
 pub(crate) async fn import(giver: &Node, path: PathBuf) -> Result<(ContentId, f64)> {
     let began = clock::now_micros();
     let added = giver.client()?.shard_add(&ShardAdd { path, car: false }).await?;
@@ -97,7 +100,13 @@ pub(crate) async fn import(giver: &Node, path: PathBuf) -> Result<(ContentId, f6
 }
 
 /// A new node takes the content into its store.
-async fn transfer(directory: &Path, label: &str, flags: &[&str], giver: &Node, cid: ContentId) -> Result<Transfer> {
+pub(crate) async fn transfer(
+    directory: &Path,
+    label: &str,
+    flags: &[&str],
+    giver: &Node,
+    cid: ContentId,
+) -> Result<Transfer> {
     let mut taker = Node::spawn(directory, label, flags)?;
     taker.until("connected", |status| status.peers > 0).await?;
     giver.forget_peak()?;
@@ -134,6 +143,7 @@ pub(crate) fn write_synced(path: &Path, mib: u32) -> Result<f64> {
     Ok(seconds_since(began))
 }
 
+/// Since a time of [`clock::now_micros`].
 pub(crate) fn seconds_since(began: u64) -> f64 {
     (clock::now_micros() - began) as f64 / 1e6
 }

@@ -11,5 +11,8 @@ mod hostile;
 mod hostile_peer;
 mod interop;
 mod kubo;
+#[path = "../link/mod.rs"]
+mod link;
+mod links;
 mod listed;
 mod scenarios;

@@ -23,9 +23,10 @@ use crate::{
 
 /// Transfers at once; a further one fails at once, and says so.
 const MAX_TRANSFERS: usize = 1024;
-/// Requests for blocks in flight to all peers, and answers that are being written, together. An answer holds at most 2
-/// MiB and mostly 1, until it is written: this bounds the memory of all transfers. No further request is made over it.
-const MAX_UNDER_WAY: usize = 24;
+/// Requests for blocks in flight to all peers, and answers that are being written, together: the window of one far peer, and
+/// eight to write. An answer holds at most 2 MiB and mostly 1, until it is written: this bounds the memory of all transfers.
+/// No further request is made over it.
+const MAX_UNDER_WAY: usize = 32;
 /// Pause between two calls for providers of one transfer.
 const WANT_PAUSE: Duration = Duration::from_secs(10);
 /// Pause between two reports of progress.

@@ -8,12 +8,19 @@ use crate::types::Time;
 
 /// Requests in flight to a peer that nothing is known of, and as long as the line is no longer than that.
 const FIRST_WINDOW: u32 = 4;
-/// Requests in flight to one peer at most: 16 blocks of 1 MiB fill 200 ms of a 600 Mbit/s line.
-const MAX_WINDOW: u32 = 16;
+/// Requests in flight to one peer at most. A giver sends 12 at once (`MAX_SERVING_BYTES_PEER`), which bounds the memory that
+/// their answers take here; the others wait there, so that it goes on when one was sent and not a round trip later. On a stream
+/// of its own an answer of 1 MiB takes three round trips, as Yamux grants a new stream 256 KiB and doubles that from trip to
+/// trip: 12 of them fill 160 Mbit/s at 200 ms.
+const MAX_WINDOW: u32 = 24;
 /// What is taken for a peer's answer time while nothing is known of it.
 const UNKNOWN: Duration = Duration::from_millis(500);
-/// An answer slower than this makes the window shrink by one: blocks only wait, and another peer could bring them.
+/// An answer that waited longer than this makes the window shrink by one: blocks only wait, and another peer could bring them.
+/// The time that an answer takes alone is no waiting: a far peer is no slow one.
 const SLOW: Duration = Duration::from_secs(2);
+/// The longest that an answer takes alone: the first over a line of 200 ms, which TCP has to learn first (2.2 s measured), and
+/// some more. What takes longer is slow.
+const MAX_ALONE: Duration = Duration::from_secs(3);
 /// The window holds so many times what the line does (its rate times the shortest time of an answer), as BBR has it
 /// (draft-cardwell-iccrg-bbr-congestion-control, "cwnd_gain"): enough to see whether the line takes more, and no more memory.
 const GAIN: u64 = 2;
@@ -80,7 +87,7 @@ impl Peer {
         self.least_time = Some(least);
         let rate = (self.answers - asked.answers) * ONE_A_SECOND / millis(after) * 1_000;
         self.rate = rate.max(self.rate - self.rate / FADING);
-        if after > SLOW {
+        if after.saturating_sub(least.min(MAX_ALONE)) > SLOW {
             self.window = self.window.saturating_sub(1).max(1);
         } else {
             let held = self.rate / 1_000 * millis(least);
@@ -212,6 +219,17 @@ mod tests {
         assert!((7..=10).contains(&far), "100 Mbit/s, 200 ms: 3.4 blocks are on the line, the window is {far}");
         assert_eq!(line(200, 14), MAX_WINDOW, "600 Mbit/s, 200 ms");
         assert_eq!(line(200, 8_000), 1, "1 Mbit/s: blocks would only wait");
+    }
+
+    #[test]
+    fn a_line_that_tcp_still_learns_is_not_taken_for_a_slow_one() {
+        let (mut peers, peer) = (Peers::default(), PeerId::random());
+        let began = Time::from_millis(1_000_000);
+        let asked: Vec<Asked> = (0..FIRST_WINDOW).map(|_| peers.sent(peer, began)).collect();
+        for asked in asked {
+            peers.answered(&peer, asked, began + Duration::from_millis(2_200));
+        }
+        assert!(peers.0[&peer].window > FIRST_WINDOW);
     }
 
     #[test]

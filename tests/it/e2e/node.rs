@@ -53,8 +53,8 @@ pub(crate) struct Node {
     flags: Vec<String>,
     /// What stands before the command: it runs inside something.
     within: Vec<String>,
-    /// Where it listens.
-    host: String,
+    /// Where it listens, as a multiaddr.
+    listen: String,
     child: Option<Child>,
     /// Known once it was up.
     pub(crate) peer_id: String,
@@ -71,7 +71,7 @@ impl Node {
             log: directory.join(format!("{label}.log")),
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             within: Vec::new(),
-            host: "127.0.0.1".to_owned(),
+            listen: "/ip4/127.0.0.1/tcp/0".to_owned(),
             child: None,
             peer_id: String::new(),
             address: String::new(),
@@ -80,8 +80,13 @@ impl Node {
 
     /// Has it run behind another command, and listen at an address there.
     pub(crate) fn within(&mut self, command: Vec<String>, host: &str) {
+        self.within_listening(command, format!("/ip4/{host}/tcp/0"));
+    }
+
+    /// The same, at this multiaddr.
+    pub(crate) fn within_listening(&mut self, command: Vec<String>, listen: String) {
         self.within = command;
-        host.clone_into(&mut self.host);
+        self.listen = listen;
     }
 
     /// Puts what it keeps on a disk of this size, in memory. Its control socket stays where everybody sees it.
@@ -114,7 +119,7 @@ impl Node {
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["start", "--exit-with-parent", "--node-id", &self.label])
-            .args(["--listen", &format!("/ip4/{}/tcp/0", self.host), "--no-mdns", "--no-upnp", "--no-gpu"])
+            .args(["--listen", &self.listen, "--no-mdns", "--no-upnp", "--no-gpu"])
             .args(["--heartbeat-interval", "1", "--heartbeat-timeout", "3.5"])
             .arg("--python")
             .arg(python())
