@@ -18,7 +18,7 @@ use nix::{
 };
 use tokio::{
     net::UnixStream,
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -182,6 +182,8 @@ fn words(status: io::Result<ExitStatus>) -> String {
 /// One process, with its id in a file beside its log.
 struct Process {
     child: Child,
+    /// Held open as long as it may run; waiting for a child would close it.
+    _input: Option<ChildStdin>,
     id_file: PathBuf,
 }
 
@@ -192,11 +194,12 @@ impl Process {
         let error_output = output.try_clone().map_err(|source| SuperviseError::Io { path, source })?;
         let program = PathBuf::from(command.as_std().get_program());
         let spawned = command.stdout(output).stderr(error_output).process_group(0).kill_on_drop(true).spawn();
-        let child = spawned.map_err(|source| SuperviseError::Start { program, source, hint })?;
+        let mut child = spawned.map_err(|source| SuperviseError::Start { program, source, hint })?;
+        let input = child.stdin.take();
         let id_file = home.0.join(format!("{name}.pid"));
         let id = child.id().map_or_else(String::new, |id| format!("{id}\n"));
         fs::write(&id_file, id).map_err(|source| SuperviseError::Io { path: id_file.clone(), source })?;
-        Ok(Self { child, id_file })
+        Ok(Self { child, _input: input, id_file })
     }
 
     fn id(&self) -> Option<u32> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::IsTerminal as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -233,7 +234,8 @@ fn show(chain: &Chain, context: &Context) -> Result<(), Error> {
 /// Logs to stderr.
 pub(super) fn log(level: &str) {
     let filter = tracing_subscriber::EnvFilter::new(level);
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }
 
 /// Returns at SIGINT or SIGTERM, and with `parent` at the end of standard input.
