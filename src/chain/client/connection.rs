@@ -4,7 +4,6 @@ use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use tendermint::Hash;
 use tendermint_rpc::{
     Client as _, Error as RpcError, HttpClient, SimpleRequest, client::CompatMode, error::ErrorDetail,
     response::Response as _,
@@ -14,6 +13,7 @@ use super::{
     Config, Endpoint, Transport,
     http::Http,
     outbox::{Found, Sent},
+    transaction::Find,
 };
 use crate::{
     chain::{
@@ -214,13 +214,8 @@ impl Rpc {
 
     /// A transaction that is in a block.
     pub(super) async fn find(&self, hash: &Digest) -> Result<Option<Found>, Failure> {
-        match timed(self.tx(Hash::Sha256(hash.0), false)).await {
-            Ok(answer) => Ok(Some(Found {
-                code: answer.tx_result.code.value(),
-                log: answer.tx_result.log,
-                data: answer.tx_result.data.into(),
-                height: answer.height.value(),
-            })),
+        match timed(self.perform(Find::new(hash))).await {
+            Ok(answer) => Ok(Some(answer.into())),
             // Any other word may mean that it is there and can't be shown: no reason to send it again.
             Err(failure) if said(&failure).is_some_and(|text| text.contains("not found")) => Ok(None),
             Err(failure) => Err(failure),

@@ -16,6 +16,7 @@ mod driver;
 mod http;
 mod journal;
 mod outbox;
+mod transaction;
 mod watch;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};

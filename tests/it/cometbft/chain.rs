@@ -14,6 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use tendermint::block::Height;
+use tendermint_proto::serializers::bytes::base64string;
 use tendermint_rpc::{Client as _, HttpClient};
 
 use crate::e2e::{node::program, wait::until};
@@ -136,9 +137,7 @@ impl Chain {
     pub(super) async fn ledger(&self, validator: usize) -> (u64, Vec<u8>) {
         let what = format!("the ledger of validator {validator} answers");
         until(&what, SOON, async || {
-            let info = self.rpc(validator).abci_info().await.ok()?;
-            let height = info.last_block_height.value();
-            (height > 0).then(|| (height, info.last_block_app_hash.as_bytes().to_vec()))
+            ledger_of(&self.rpc(validator)).await.filter(|(height, _)| *height > 0)
         })
         .await
     }
@@ -186,6 +185,15 @@ impl Drop for Chain {
             let _ = child.wait();
         }
     }
+}
+
+/// The last committed height of a validator's ledger, and the app hash there.
+pub(super) async fn ledger_of(rpc: &HttpClient) -> Option<(u64, Vec<u8>)> {
+    let info = rpc.abci_info().await.ok()?;
+    // The library hands on the base64 of CometBFT's JSON as if it were the bytes.
+    let text = String::from_utf8(info.last_block_app_hash.as_bytes().to_vec()).unwrap();
+    let app_hash: Vec<u8> = base64string::deserialize(serde_json::Value::String(text)).unwrap();
+    Some((info.last_block_height.value(), app_hash))
 }
 
 /// The two processes of one validator without a supervisor, so that a test decides when each starts and dies.

@@ -12,7 +12,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::chain::{SOON, cometbft};
+use super::chain::{SOON, cometbft, ledger_of};
 use crate::{
     e2e::{
         kills::undisturbed,
@@ -77,11 +77,11 @@ async fn the_main_job_ends_on_four_validators_with_the_same_model_though_one_is_
             height(own).await.filter(|found| *found > end + 1)
         })
         .await;
-        let info = own.abci_info().await.unwrap();
-        let next = Height::try_from(info.last_block_height.value() + 1).unwrap();
+        let (height, app_hash) = ledger_of(own).await.unwrap();
+        let next = Height::try_from(height + 1).unwrap();
         let other = &rpc[(number + 1) % rpc.len()];
         let signed = until("the next header", START, async || other.commit(next).await.ok()).await.signed_header.header;
-        assert_eq!(hex::encode(info.last_block_app_hash.as_bytes()), hex::encode(signed.app_hash.as_bytes()));
+        assert_eq!(hex::encode(app_hash), hex::encode(signed.app_hash.as_bytes()));
     }
     let id = i32::try_from(running.id().unwrap()).unwrap();
     kill(nix::unistd::Pid::from_raw(id), Signal::SIGTERM).unwrap();
