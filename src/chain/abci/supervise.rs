@@ -136,7 +136,8 @@ async fn once(home: &Home, programs: &Programs, stop: &CancellationToken) -> Res
         return Ok(ended);
     }
     let mut command = Command::new(&programs.cometbft);
-    command.arg("start").arg("--home").arg(&home.0).stdin(Stdio::null());
+    // Whatever its configuration says: it is this ledger that waits for it.
+    command.args(["start", "--proxy_app", &address.to_string(), "--home"]).arg(&home.0).stdin(Stdio::null());
     let hint = "; install CometBFT 0.38 and name it with --cometbft";
     let mut cometbft = Process::start(home, "cometbft", &mut command, hint)?;
     tracing::info!(home = %home.0.display(), ledger = ledger.id(), cometbft = cometbft.id(), "a validator runs");

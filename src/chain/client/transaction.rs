@@ -1,4 +1,4 @@
-//! A transaction as a chain's RPC shows it.
+//! Transactions and their results as a chain's RPC shows them.
 //!
 //! The library's own form of this answer hands on the base64 of a result's data as if it were the data. What is read
 //! here is the part that the outbox needs, and the data decoded.
@@ -6,9 +6,13 @@
 use serde::{Deserialize, Serialize};
 use tendermint::{Hash, block::Height};
 use tendermint_proto::serializers::bytes::base64string;
-use tendermint_rpc::{Method, Request, Response, SimpleRequest, endpoint::tx, request::RequestMessage};
+use tendermint_rpc::{
+    Method, Request, Response, SimpleRequest,
+    endpoint::{block_results, tx},
+    request::RequestMessage,
+};
 
-use super::outbox::Found;
+use super::facts::Found;
 use crate::types::Digest;
 
 /// Asks for the transaction of a hash.
@@ -55,10 +59,59 @@ struct Outcome {
 
 impl Response for Answer {}
 
+impl Outcome {
+    fn at(self, height: Height) -> Found {
+        let Self { code, log, data } = self;
+        Found { code, log, data, height: height.value() }
+    }
+}
+
 impl From<Answer> for Found {
     fn from(answer: Answer) -> Self {
-        let Outcome { code, log, data } = answer.tx_result;
-        Self { code, log, data, height: answer.height.value() }
+        answer.tx_result.at(answer.height)
+    }
+}
+
+/// Asks for the results of a block.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct FindResults(block_results::Request);
+
+impl FindResults {
+    pub(super) fn at(height: Height) -> Self {
+        Self(block_results::Request::new(height))
+    }
+}
+
+impl RequestMessage for FindResults {
+    fn method(&self) -> Method {
+        Method::BlockResults
+    }
+}
+
+impl Request for FindResults {
+    type Response = Results;
+}
+
+impl SimpleRequest for FindResults {
+    type Output = Results;
+}
+
+/// The results, in the order of the block's transactions.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Results {
+    height: Height,
+    #[serde(default)]
+    txs_results: Option<Vec<Outcome>>,
+}
+
+impl Response for Results {}
+
+impl Results {
+    /// The result of the transaction at this place.
+    pub(super) fn found(self, position: usize) -> Option<Found> {
+        let outcome = self.txs_results?.into_iter().nth(position)?;
+        Some(outcome.at(self.height))
     }
 }
 
