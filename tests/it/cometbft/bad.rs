@@ -5,10 +5,11 @@ use std::{
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::PathBuf,
+    process::{Child, Command},
 };
 
 use super::{
-    chain::{Chain, Pair, SOON, end},
+    chain::{Chain, Pair, SOON, end, spawn},
     replay::replay,
     writer::Writer,
 };
@@ -47,6 +48,46 @@ async fn damaged_and_lost_snapshots_are_told_and_come_back_from_the_blocks() {
     end(&mut pair.cometbft);
     end(&mut pair.ledger);
     snapshots(&chain).iter().for_each(|file| fs::remove_file(file).unwrap());
+    pair.start(&chain, 0);
+    chain.agrees(0, 0).await;
+    replay(&chain.rpc(0), chain.height(0).await.unwrap()).await.holds(&writer);
+}
+
+/// Starts the ledger of the validator with its directory on a disk of 8 KiB, in memory; none where the host forbids it.
+fn start_on_a_tiny_disk(chain: &Chain) -> Option<Child> {
+    let allowed = Command::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("not tried: this host has no user namespaces, so no disk of a chosen size");
+        return None;
+    }
+    let home = chain.home(0);
+    let mount = r#"mount -t tmpfs -o size=8k disk "$0" && exec "$@""#;
+    fs::create_dir_all(home.application()).unwrap();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount]).arg(home.application());
+    command.arg(env!("CARGO_BIN_EXE_atlas-node"));
+    command.args(["ledger", "abci", "--snapshot-every", "3", "--listen", &home.address().unwrap().to_string(), "--home"]);
+    command.arg(home.application());
+    Some(spawn(&mut command, &home, "ledger"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_whose_disk_is_full_goes_on_says_so_and_loses_nothing() {
+    let chain = Chain::new(1, &[]);
+    let Some(ledger) = start_on_a_tiny_disk(&chain) else { return };
+    let mut pair = Pair::new();
+    pair.ledger = Some(ledger);
+    pair.start(&chain, 0);
+    let mut writer = Writer::new(chain.path(), 1, &[chain.url(0)]);
+    writer.submit(60);
+    writer.until_acknowledged(0).await;
+    let height = chain.height(0).await.unwrap();
+    chain.until_height(0, height + 4).await;
+    assert!(chain.log(0, "ledger").contains("the snapshot could not be written"));
+    chain.agrees(0, 0).await;
+
+    end(&mut pair.cometbft);
+    end(&mut pair.ledger);
     pair.start(&chain, 0);
     chain.agrees(0, 0).await;
     replay(&chain.rpc(0), chain.height(0).await.unwrap()).await.holds(&writer);

@@ -216,6 +216,12 @@ impl Pair {
             command.arg(home.application()).args(&chain.flags);
             self.ledger = Some(spawn(&mut command, &home, "ledger"));
         }
+        self.start_cometbft(chain, validator);
+    }
+
+    /// Starts CometBFT alone: another application listens at the validator's address.
+    pub(super) fn start_cometbft(&mut self, chain: &Chain, validator: usize) {
+        let home = chain.home(validator);
         if self.cometbft.is_none() {
             let mut command = Command::new(cometbft());
             command.args(["start", "--home"]).arg(&home.0);
@@ -239,7 +245,8 @@ pub(super) fn end(child: &mut Option<Child>) {
     }
 }
 
-fn spawn(command: &mut Command, home: &Home, part: &str) -> Child {
+/// Starts a part of a validator, with its log in the validator's directory.
+pub(super) fn spawn(command: &mut Command, home: &Home, part: &str) -> Child {
     let log = home.0.join(format!("{part}.log"));
     let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
     command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()

@@ -8,4 +8,5 @@ mod kills;
 mod main_job;
 mod one;
 mod replay;
+mod throughput;
 mod writer;
