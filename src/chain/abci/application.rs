@@ -14,8 +14,8 @@ use tendermint_proto::v0_38::abci::{
     RequestApplySnapshotChunk, RequestFinalizeBlock, RequestInfo, RequestInitChain, RequestOfferSnapshot,
     RequestPrepareProposal, RequestProcessProposal, ResponseApplySnapshotChunk, ResponseCommit, ResponseEcho,
     ResponseException, ResponseExtendVote, ResponseFlush, ResponseListSnapshots, ResponseLoadSnapshotChunk,
-    ResponseOfferSnapshot, ResponsePrepareProposal, ResponseProcessProposal, ResponseVerifyVoteExtension,
-    request, response, response_offer_snapshot::Result as Offered, response_process_proposal::ProposalStatus,
+    ResponseOfferSnapshot, ResponsePrepareProposal, ResponseProcessProposal, ResponseVerifyVoteExtension, request,
+    response, response_offer_snapshot::Result as Offered, response_process_proposal::ProposalStatus,
     response_verify_vote_extension::VerifyStatus,
 };
 

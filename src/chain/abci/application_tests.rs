@@ -127,7 +127,10 @@ fn a_new_validator_restores_a_snapshot_of_another_and_goes_on_with_it() {
     assert!(matches!(apply(&taker, Bytes::new()), response::Value::Exception(_)), "nothing was offered");
     assert_eq!(offer(&taker, &snapshots[1], &app_hash), Offered::Accept);
     let response::Value::ApplySnapshotChunk(bent) = apply(&taker, Bytes::from_static(b"bent")) else { panic!() };
-    assert_eq!((bent.result, bent.refetch_chunks, bent.reject_senders), (Applied::Retry.into(), vec![0], vec!["stranger".to_owned()]));
+    assert_eq!(
+        (bent.result, bent.refetch_chunks, bent.reject_senders),
+        (Applied::Retry.into(), vec![0], vec!["stranger".to_owned()])
+    );
     let response::Value::ApplySnapshotChunk(applied) = apply(&taker, load(&giver, 6, 0)) else { panic!() };
     assert_eq!(applied.result, i32::from(Applied::Accept));
     assert_eq!((taker.height(), taker.read(State::info).last_block_app_hash), (6, app_hash));
@@ -150,7 +153,8 @@ fn a_snapshot_that_a_trusted_header_contradicts_changes_nothing() {
 #[test]
 fn blocks_are_given_up_only_behind_the_oldest_snapshot() {
     let directory = tempfile::tempdir().unwrap();
-    let application = Application::open(directory.path(), Config { keep_blocks: NonZeroU64::new(4), ..CONFIG }).unwrap();
+    let application =
+        Application::open(directory.path(), Config { keep_blocks: NonZeroU64::new(4), ..CONFIG }).unwrap();
     application.answer(request::Value::InitChain(init_chain()));
     let retained: Vec<i64> = (1..=9)
         .map(|height| {

@@ -145,13 +145,18 @@ mod tests {
 
     #[test]
     fn a_genesis_that_does_not_fit_its_chain_is_refused_with_both_values() {
-        assert!(refused(|request| request.chain_id = "other".to_owned()).contains("chain_id atlas-test, the chain has other"));
+        assert!(
+            refused(|request| request.chain_id = "other".to_owned())
+                .contains("chain_id atlas-test, the chain has other")
+        );
         assert!(refused(|request| request.time = None).contains("time"));
         assert!(refused(|request| request.initial_height = 5).contains("initial_height"));
         assert!(refused(|request| request.app_state_bytes = "{}".into()).contains("missing field"));
         assert!(refused(|request| request.app_state_bytes = vec![b' '; MAX_GENESIS + 1].into()).contains("limit"));
         assert!(with_app_state("\"lease_millis\":600000", "\"lease_millis\":0").contains("lease_millis"));
-        let block = |bytes| refused(|request| request.consensus_params.as_mut().unwrap().block.as_mut().unwrap().max_bytes = bytes);
+        let block = |bytes| {
+            refused(|request| request.consensus_params.as_mut().unwrap().block.as_mut().unwrap().max_bytes = bytes)
+        };
         assert!(block(-1).contains("block.max_bytes") && block(1 << 40).contains("block.max_bytes"));
     }
 

@@ -197,17 +197,17 @@ fn make(directory: &Path, plan: &Plan) -> Result<Chain, LocalError> {
     if !(1..=MAX_LOCAL).contains(&plan.validators) {
         return Err(LocalError::Validators(format!("{} were asked for; 1 to {MAX_LOCAL} may be", plan.validators)));
     }
-    let absolute = std::path::absolute(directory)
-        .map_err(|source| LocalError::Io { path: directory.to_owned(), source })?;
+    let absolute =
+        std::path::absolute(directory).map_err(|source| LocalError::Io { path: directory.to_owned(), source })?;
     let (mut validators, mut members) = (Vec::new(), Vec::new());
     // Held until all are chosen, so that none is chosen twice.
     let mut held = Vec::new();
     for number in 0..plan.validators {
         let name = format!("validator-{}", number + 1);
         let home = absolute.join(&name);
-        fs::create_dir_all(home.join("config")).and_then(|()| fs::create_dir_all(home.join("data"))).map_err(
-            |source| LocalError::Io { path: home.clone(), source },
-        )?;
+        fs::create_dir_all(home.join("config"))
+            .and_then(|()| fs::create_dir_all(home.join("data")))
+            .map_err(|source| LocalError::Io { path: home.clone(), source })?;
         let (key, node_id) = write_keys(&home)?;
         let (p2p, rpc) = match plan.base_port {
             Some(base) => ports_of(base, number)?,
@@ -222,7 +222,10 @@ fn make(directory: &Path, plan: &Plan) -> Result<Chain, LocalError> {
         let home = Chain::home(&absolute, validator);
         put(&home.0.join("config/genesis.json"), genesis.as_bytes())?;
         let address = home.address()?;
-        put(&home.0.join("config/config.toml"), configuration(&chain, validator, &address, plan.block_time).as_bytes())?;
+        put(
+            &home.0.join("config/config.toml"),
+            configuration(&chain, validator, &address, plan.block_time).as_bytes(),
+        )?;
     }
     put(&absolute.join(CHAIN_FILE), pretty(&json!(chain)).as_bytes())?;
     Ok(chain)
@@ -265,7 +268,10 @@ pub fn genesis(chain_id: &str, members: &[Member], terms: &Terms) -> Result<Stri
     });
     let text = pretty(&genesis);
     if text.len() > MAX_GENESIS {
-        return Err(LocalError::Validators(format!("the genesis has {} bytes, over the limit of {MAX_GENESIS}", text.len())));
+        return Err(LocalError::Validators(format!(
+            "the genesis has {} bytes, over the limit of {MAX_GENESIS}",
+            text.len()
+        )));
     }
     Ok(text)
 }
@@ -397,9 +403,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let chain = init(directory.path(), &plan(4)).unwrap();
         assert_eq!(Chain::read(directory.path()).unwrap(), chain);
-        let ports: BTreeSet<u16> = chain.validators.iter().flat_map(|validator| [validator.rpc, validator.p2p]).collect();
+        let ports: BTreeSet<u16> =
+            chain.validators.iter().flat_map(|validator| [validator.rpc, validator.p2p]).collect();
         assert_eq!(ports.len(), 8);
-        let homes: Vec<Home> = chain.validators.iter().map(|validator| Chain::home(directory.path(), validator)).collect();
+        let homes: Vec<Home> =
+            chain.validators.iter().map(|validator| Chain::home(directory.path(), validator)).collect();
         let genesis = fs::read_to_string(homes[0].0.join("config/genesis.json")).unwrap();
         for (home, validator) in homes.iter().zip(&chain.validators) {
             assert!(home.exists());

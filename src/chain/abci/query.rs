@@ -28,9 +28,13 @@ pub(super) fn answer(ledger: Option<&Ledger>, request: &RequestQuery) -> Respons
     };
     let height = i64::try_from(ledger.height()).unwrap_or(i64::MAX);
     match value(ledger, height, request) {
-        Ok((value, proof_ops)) => {
-            ResponseQuery { key: request.data.clone(), value: value.into(), proof_ops, height, ..ResponseQuery::default() }
-        }
+        Ok((value, proof_ops)) => ResponseQuery {
+            key: request.data.clone(),
+            value: value.into(),
+            proof_ops,
+            height,
+            ..ResponseQuery::default()
+        },
         Err(words) => refusal(height, words),
     }
 }
@@ -39,7 +43,10 @@ type Answer = (Vec<u8>, Option<ProofOps>);
 
 fn value(ledger: &Ledger, height: i64, request: &RequestQuery) -> Result<Answer, String> {
     if request.height != 0 && request.height != height {
-        return Err(format!("the state of block {} is not kept, that of {height} is; ask without a height", request.height));
+        return Err(format!(
+            "the state of block {} is not kept, that of {height} is; ask without a height",
+            request.height
+        ));
     }
     let value = ledger.query(&request.path, &request.data).map_err(|error| error.to_string())?;
     if !request.prove || request.path == query::PROVE {

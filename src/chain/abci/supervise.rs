@@ -26,13 +26,13 @@ use super::{
     local::Home,
     server::{Address, AddressError},
 };
-use crate::{
-    clock,
-    types::Time,
-};
+use crate::{clock, types::Time};
 
 /// From SIGTERM to SIGKILL at the end. CometBFT closes its databases in well under a second.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// The same for a CometBFT that lost its ledger: it hangs at times while it stops (0.38.25 waits for answers that nobody
+/// gives), and whatever it has acknowledged is synced.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(3);
 /// The application listens by then. It reads its newest snapshot first, which takes about a second for 100 MB.
 const START_LIMIT: Duration = Duration::from_secs(120);
 /// Between two looks whether it listens.
@@ -132,7 +132,7 @@ async fn once(home: &Home, programs: &Programs, stop: &CancellationToken) -> Res
     let address = home.address()?;
     let mut ledger = Process::start(home, "ledger", &mut ledger_command(home, programs, &address), "")?;
     if let Some(ended) = until_listening(&mut ledger, &address, stop).await {
-        ledger.stop().await;
+        ledger.stop(STOP_LIMIT).await;
         return Ok(ended);
     }
     let mut command = Command::new(&programs.cometbft);
@@ -141,14 +141,14 @@ async fn once(home: &Home, programs: &Programs, stop: &CancellationToken) -> Res
     let hint = "; install CometBFT 0.38 and name it with --cometbft";
     let mut cometbft = Process::start(home, "cometbft", &mut command, hint)?;
     tracing::info!(home = %home.0.display(), ledger = ledger.id(), cometbft = cometbft.id(), "a validator runs");
-    let ended = tokio::select! {
-        status = ledger.child.wait() => Some(format!("the ledger's {}", words(status))),
-        status = cometbft.child.wait() => Some(format!("CometBFT's {}", words(status))),
-        () = stop.cancelled() => None,
+    let (ended, limit) = tokio::select! {
+        status = ledger.child.wait() => (Some(format!("the ledger's {}", words(status))), ORPHAN_LIMIT),
+        status = cometbft.child.wait() => (Some(format!("CometBFT's {}", words(status))), STOP_LIMIT),
+        () = stop.cancelled() => (None, STOP_LIMIT),
     };
     // CometBFT first: it takes the loss of its application for a fault.
-    cometbft.stop().await;
-    ledger.stop().await;
+    cometbft.stop(limit).await;
+    ledger.stop(STOP_LIMIT).await;
     Ok(ended)
 }
 
@@ -208,12 +208,12 @@ impl Process {
     }
 
     /// Asks it to stop, and kills it if it does not. Nothing is asked of one that has ended.
-    async fn stop(mut self) {
+    async fn stop(mut self, limit: Duration) {
         // Its id is known as long as nobody has waited for its end, so it can't be another's by now.
         if let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
             // It may be ending this moment.
             let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
-            if tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.is_err() {
+            if tokio::time::timeout(limit, self.child.wait()).await.is_err() {
                 let _ = self.child.kill().await;
             }
         }

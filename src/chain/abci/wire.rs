@@ -81,7 +81,8 @@ mod tests {
 
     #[test]
     fn requests_come_off_the_front_in_order_however_they_are_cut() {
-        let wanted = [echo(3), echo(300), request::Value::CheckTx(RequestCheckTx { tx: Bytes::from_static(b"x"), r#type: 0 })];
+        let wanted =
+            [echo(3), echo(300), request::Value::CheckTx(RequestCheckTx { tx: Bytes::from_static(b"x"), r#type: 0 })];
         let bytes: Vec<u8> = wanted.iter().cloned().flat_map(frame).collect();
         for size in [1, 2, 7, 1000] {
             let (mut received, mut found) = (BytesMut::new(), Vec::new());

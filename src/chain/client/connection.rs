@@ -12,8 +12,8 @@ use tendermint_rpc::{
 
 use super::{
     Config, Endpoint, Transport,
-    http::Http,
     facts::{Found, Searched, Sent},
+    http::Http,
     transaction::{Find, FindResults},
 };
 use crate::{

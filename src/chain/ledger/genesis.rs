@@ -135,7 +135,9 @@ fn each_account_once<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTree
             let mut accounts = BTreeMap::new();
             while let Some((account, balance)) = map.next_entry()? {
                 if accounts.insert(account, balance).is_some() {
-                    return Err(A::Error::custom(format!("account {account} stands twice under `accounts`; remove one")));
+                    return Err(A::Error::custom(format!(
+                        "account {account} stands twice under `accounts`; remove one"
+                    )));
                 }
             }
             Ok(accounts)

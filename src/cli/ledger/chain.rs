@@ -226,7 +226,8 @@ fn show(chain: &Chain, context: &Context) -> Result<(), Error> {
         })
         .collect();
     Ok(context.output.value(&rows, |rows| {
-        let cells = rows.iter().map(|row| vec![row.name.clone(), row.node_id.clone(), row.rpc.clone()]).collect::<Vec<_>>();
+        let cells =
+            rows.iter().map(|row| vec![row.name.clone(), row.node_id.clone(), row.rpc.clone()]).collect::<Vec<_>>();
         table(&["VALIDATOR", "NODE ID", "RPC"], &cells, "no validators")
     })?)
 }

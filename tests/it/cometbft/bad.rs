@@ -66,7 +66,15 @@ fn start_on_a_tiny_disk(chain: &Chain) -> Option<Child> {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount]).arg(home.application());
     command.arg(env!("CARGO_BIN_EXE_atlas-node"));
-    command.args(["ledger", "abci", "--snapshot-every", "3", "--listen", &home.address().unwrap().to_string(), "--home"]);
+    command.args([
+        "ledger",
+        "abci",
+        "--snapshot-every",
+        "3",
+        "--listen",
+        &home.address().unwrap().to_string(),
+        "--home",
+    ]);
     command.arg(home.application());
     Some(spawn(&mut command, &home, "ledger"))
 }
@@ -143,7 +151,10 @@ async fn a_program_that_is_not_there_and_a_home_that_holds_no_chain_are_named() 
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (code, words) = run(chain.path().join("chain"), "/nowhere/cometbft");
-    assert!(code == Some(1) && words.contains("/nowhere/cometbft can't be started") && words.contains("--cometbft"), "{words}");
+    assert!(
+        code == Some(1) && words.contains("/nowhere/cometbft can't be started") && words.contains("--cometbft"),
+        "{words}"
+    );
     let (code, words) = run(chain.path().join("elsewhere"), "cometbft");
     assert!(code == Some(2) && words.contains("holds no chain: make one with `ledger init`"), "{words}");
 }

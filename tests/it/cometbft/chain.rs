@@ -136,10 +136,7 @@ impl Chain {
     /// The last committed height of a validator's ledger, and the app hash there.
     pub(super) async fn ledger(&self, validator: usize) -> (u64, Vec<u8>) {
         let what = format!("the ledger of validator {validator} answers");
-        until(&what, SOON, async || {
-            ledger_of(&self.rpc(validator)).await.filter(|(height, _)| *height > 0)
-        })
-        .await
+        until(&what, SOON, async || ledger_of(&self.rpc(validator)).await.filter(|(height, _)| *height > 0)).await
     }
 
     /// The app hash after a block, as `witness` has it in the header of the next.

@@ -26,7 +26,18 @@ use crate::{
 fn testnet(directory: &Path) -> Child {
     let mut command = Command::from(program());
     command
-        .args(["testnet", "--json", "--keep", "--nodes", "3", "--ledger", "cometbft", "--validators", "4", "--cometbft"])
+        .args([
+            "testnet",
+            "--json",
+            "--keep",
+            "--nodes",
+            "3",
+            "--ledger",
+            "cometbft",
+            "--validators",
+            "4",
+            "--cometbft",
+        ])
         .arg(cometbft())
         .arg("--job")
         .arg(SLOW.write(&directory.join("job")))

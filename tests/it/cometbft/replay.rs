@@ -6,7 +6,7 @@ use atlas_node::{
     chain::ledger::{Genesis, Ledger},
     types::{Digest, Time},
 };
-use tendermint::{block::Height, Genesis as Beginning};
+use tendermint::{Genesis as Beginning, block::Height};
 use tendermint_rpc::{Client as _, HttpClient};
 
 use super::writer::Writer;

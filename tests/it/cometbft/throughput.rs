@@ -6,12 +6,12 @@ use std::{
     fs::File,
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use atlas_node::{
     chain::wire::{Message, Transaction},
-    codec,
+    clock, codec,
     identity::Keypair,
 };
 use tendermint_rpc::{Client as _, HttpClient};
@@ -82,7 +82,7 @@ impl Kvstore {
 /// Sends all lines at once; from the first send until nothing waits any more.
 async fn per_second(url: &str, lines: Vec<Line>) -> f64 {
     let count: usize = lines.iter().map(Vec::len).sum();
-    let began = Instant::now();
+    let began = clock::now();
     let mut senders = tokio::task::JoinSet::new();
     for line in lines {
         let rpc = HttpClient::new(url).unwrap();
@@ -95,13 +95,14 @@ async fn per_second(url: &str, lines: Vec<Line>) -> f64 {
     senders.join_all().await;
     let rpc = HttpClient::new(url).unwrap();
     loop {
-        let waiting: serde_json::Value = reqwest::get(format!("{url}/num_unconfirmed_txs")).await.unwrap().json().await.unwrap();
+        let waiting: serde_json::Value =
+            reqwest::get(format!("{url}/num_unconfirmed_txs")).await.unwrap().json().await.unwrap();
         if waiting["result"]["n_txs"] == "0" {
             break;
         }
         tokio::time::sleep(POLL).await;
     }
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = clock::now().since(began).as_secs_f64();
     assert_eq!(committed(&rpc).await, count, "all are in blocks");
     f64::from(u32::try_from(count).unwrap()) / seconds
 }
@@ -163,7 +164,9 @@ async fn transactions_a_second() {
     let (ledger, kvstore) = (sorted(ledger), sorted(kvstore));
     let middle = RUNS / 2;
     let bytes = ledger_line(0)[0].len();
-    println!("transactions a second, {SENDERS} senders, {EACH} each, a block each 100 ms and {bytes} or {BYTES} bytes:");
+    println!(
+        "transactions a second, {SENDERS} senders, {EACH} each, a block each 100 ms and {bytes} or {BYTES} bytes:"
+    );
     for (name, figures) in [("ledger", &ledger), ("kvstore", &kvstore)] {
         println!("  {name}: least {:.0}, middle {:.0}, greatest {:.0}", figures[0], figures[middle], figures[RUNS - 1]);
     }

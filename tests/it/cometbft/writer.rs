@@ -73,7 +73,8 @@ impl Writer {
         let limit = tokio::time::Instant::now() + SOON;
         while self.open.len() > left {
             let event = tokio::time::timeout_at(limit, self.events.recv()).await;
-            let event = event.unwrap_or_else(|_| panic!("{} transactions were not acknowledged in time", self.open.len()));
+            let event =
+                event.unwrap_or_else(|_| panic!("{} transactions were not acknowledged in time", self.open.len()));
             self.on_event(event.expect("the client runs"));
         }
     }
