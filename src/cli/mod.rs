@@ -101,7 +101,7 @@ enum Command {
     #[command(subcommand)]
     Proof(proof::Proof),
     /// Show the ledger as this node sees it, and its account; or run a ledger that is a chain.
-    Ledger(ledger::Ledger),
+    Ledger(ledger::Arguments),
     /// Run a network of nodes on this machine, give it a job, and watch.
     Testnet(testnet::Testnet),
     /// For those who write script bundles.

@@ -209,7 +209,7 @@ impl Application {
             }
             Step::Done { ledger, snapshot } => {
                 // Kept before it counts: CometBFT has no earlier block to replay.
-                if let Err(error) = self.store.write(&snapshot) {
+                if let Err(error) = self.store.replace(&snapshot) {
                     return exception(format!("the snapshot can't be kept: {error}; make room and start again"));
                 }
                 tracing::info!(height = snapshot.height, app_hash = %ledger.app_hash(), "the ledger is restored");

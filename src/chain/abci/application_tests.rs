@@ -140,6 +140,20 @@ fn a_new_validator_restores_a_snapshot_of_another_and_goes_on_with_it() {
 }
 
 #[test]
+fn a_restored_snapshot_takes_the_place_of_what_was_there_even_if_that_was_newer() {
+    let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (giver, taker) = (open(from.path()), open(to.path()));
+    let app_hash = replay(&giver, 3);
+    replay(&taker, 18);
+    assert_eq!(offers(&taker).len(), 4);
+    assert_eq!(offer(&taker, &offers(&giver)[0], &app_hash), Offered::Accept);
+    apply(&taker, load(&giver, 3, 0));
+    assert_eq!(offers(&taker).len(), 1);
+    drop(taker);
+    assert_eq!(open(to.path()).height(), 3);
+}
+
+#[test]
 fn a_snapshot_that_a_trusted_header_contradicts_changes_nothing() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (giver, taker) = (open(from.path()), open(to.path()));

@@ -58,13 +58,30 @@ impl Store {
 
     /// Writes and syncs a snapshot; the oldest ones go.
     pub(super) fn write(&self, snapshot: &Snapshot) -> io::Result<()> {
+        self.put(snapshot, KEPT)
+    }
+
+    fn put(&self, snapshot: &Snapshot, kept: usize) -> io::Result<()> {
         let bytes = snapshot::encode(snapshot);
-        snapshot::write_encoded(&self.directory, snapshot.height, &bytes, KEPT)?;
+        snapshot::write_encoded(&self.directory, snapshot.height, &bytes, kept)?;
         let mut offers = self.offers.lock().expect("no holder of this lock panics");
         offers.insert(snapshot.height, sync::describe(snapshot.height, &bytes));
-        while offers.len() > KEPT {
+        while offers.len() > kept {
             offers.pop_first();
         }
+        Ok(())
+    }
+
+    /// Writes and syncs the snapshot that another validator gave, in place of all that were there: the blocks that led to
+    /// those are not CometBFT's any more, so none of them may be found at the next start.
+    pub(super) fn replace(&self, snapshot: &Snapshot) -> io::Result<()> {
+        self.put(snapshot, usize::MAX)?;
+        for height in snapshot::heights(&self.directory)? {
+            if height != snapshot.height {
+                fs::remove_file(snapshot::path(&self.directory, height))?;
+            }
+        }
+        self.offers.lock().expect("no holder of this lock panics").retain(|height, _| *height == snapshot.height);
         Ok(())
     }
 

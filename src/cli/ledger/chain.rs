@@ -160,16 +160,26 @@ impl Run {
             let (programs, stop) = (programs.clone(), stop.clone());
             validators.spawn(async move { supervise::run(&home, &programs, &stop).await });
         }
-        let failed = tokio::select! {
-            ended = validators.join_next() => ended,
-            () = asked_to_stop(self.exit_with_parent) => None,
-        };
-        stop.cancel();
-        while validators.join_next().await.is_some() {}
-        match failed {
-            Some(Ok(result)) => Ok(result?),
-            Some(Err(error)) => Err(Error::Failed(error.to_string())),
-            None => Ok(()),
+        let asked = asked_to_stop(self.exit_with_parent);
+        tokio::pin!(asked);
+        let mut failed = None;
+        loop {
+            let ended = tokio::select! {
+                ended = validators.join_next() => ended,
+                () = &mut asked, if !stop.is_cancelled() => {
+                    stop.cancel();
+                    continue;
+                }
+            };
+            // The others of a chain go on without one.
+            let result = match ended {
+                None => return failed.map_or(Ok(()), Err),
+                Some(result) => result.map_err(|error| Error::Failed(error.to_string())).and_then(|ended| Ok(ended?)),
+            };
+            if let Err(error) = result {
+                tracing::error!(%error, "a validator is given up");
+                failed = Some(error);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use crate::api::{Account, LedgerStatus};
 
 /// Show the ledger as the running node sees it, and its account; or run one.
 #[derive(Debug, Args)]
-pub(super) struct Ledger {
+pub(super) struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -28,7 +28,7 @@ enum Command {
     Abci(abci::Abci),
 }
 
-impl Ledger {
+impl Arguments {
     pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
         match self.command {
             None => show(context).await,
