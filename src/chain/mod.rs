@@ -1,13 +1,16 @@
 //! The ledger: what all nodes agree on.
 //!
 //! `ledger` is the pure state machine. It runs in three places, and only these may import it: `embedded` (one
-//! machine, real blocks and headers, served as Tendermint JSON-RPC), an ABCI application, and the simulator.
+//! machine, real blocks and headers, served as Tendermint JSON-RPC), `abci` (an application of CometBFT, whose validators
+//! need not trust each other), and the simulator.
 //! Everyone else sends [`wire::Transaction`]s and reads [`records`] through a client, exactly as from a real chain.
 
+pub mod abci;
 pub mod client;
 pub mod embedded;
 pub mod ledger;
 mod log;
 pub mod records;
 pub mod rpc;
+mod snapshot;
 pub mod wire;

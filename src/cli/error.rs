@@ -3,7 +3,11 @@
 use std::{io, path::PathBuf};
 
 use super::output::printable;
-use crate::{api::client, config, node, submit};
+use crate::{
+    api::client,
+    chain::abci::{self, local::LocalError, supervise::SuperviseError},
+    config, node, submit,
+};
 
 /// Why a command was not done.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +24,15 @@ pub enum Error {
     /// The job file is wrong.
     #[error(transparent)]
     Job(#[from] submit::Error),
+    /// The ledger does not run as an application of CometBFT.
+    #[error(transparent)]
+    Ledger(#[from] abci::Error),
+    /// The files of a chain are not there, or can't be made.
+    #[error(transparent)]
+    Chain(#[from] LocalError),
+    /// A validator does not run.
+    #[error(transparent)]
+    Validator(#[from] SuperviseError),
     /// A file that the command line names can't be used.
     #[error("{} can't be used", .path.display())]
     File {
@@ -56,7 +69,8 @@ impl Error {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Client(client::Error::NotRunning { .. }) => 3,
             Self::Client(_) | Self::Node(_) | Self::Failed(_) | Self::Output(_) | Self::Runtime(_) => 1,
-            Self::Config(_) | Self::Job(_) | Self::File { .. } | Self::Input(_) => 2,
+            Self::Ledger(_) | Self::Validator(_) => 1,
+            Self::Config(_) | Self::Job(_) | Self::File { .. } | Self::Input(_) | Self::Chain(_) => 2,
             Self::JobFailed(_) => 4,
             Self::Interrupted => 130,
         }

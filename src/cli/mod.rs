@@ -1,7 +1,7 @@
 //! The command line: clap types and printing, one file a command, nothing else.
 //!
-//! stdout is data (one table, or JSON with `--json`), stderr is logs and words. Every command but `start`, `config`, `register`, `testnet`, `script`
-//! and `completions` talks to the running node of `--data-dir` through its control socket, and none holds state of a node.
+//! stdout is data (one table, or JSON with `--json`), stderr is logs and words. Every command but `start`, `config`, `register`, `testnet`, `script`,
+//! `completions` and those of `ledger` that run a chain talks to the running node of `--data-dir` through its control socket, and none holds state of a node.
 //!
 //! Exit codes: see [`error::Error::exit_code`].
 
@@ -100,8 +100,8 @@ enum Command {
     /// Fetch and verify receipts.
     #[command(subcommand)]
     Proof(proof::Proof),
-    /// Show the ledger as this node sees it, and its account.
-    Ledger,
+    /// Show the ledger as this node sees it, and its account; or run a ledger that is a chain.
+    Ledger(ledger::Arguments),
     /// Run a network of nodes on this machine, give it a job, and watch.
     Testnet(testnet::Testnet),
     /// For those who write script bundles.
@@ -170,7 +170,7 @@ async fn dispatch(command: Command, mut context: Context) -> Result<(), Error> {
         Command::Shard(shard) => shard.run(context).await,
         Command::Checkpoint(checkpoint) => checkpoint.run(context).await,
         Command::Proof(proof) => proof.run(context).await,
-        Command::Ledger => ledger::run(context).await,
+        Command::Ledger(ledger) => ledger.run(context).await,
         Command::Testnet(testnet) => testnet.run(context).await,
         Command::Script(script) => script.run(context).await,
         Command::Completions(_) => Ok(()),
@@ -212,6 +212,9 @@ mod tests {
             "script check scripts/bundles/digits",
             "completions bash",
             "ledger",
+            "ledger init --validators 4 --chain-id lab --faucet 5 --block-time 200 --base-port 0",
+            "ledger run --home /tmp/chain --only 1 --cometbft /usr/bin/cometbft",
+            "ledger abci --listen unix:///tmp/abci.sock --home /tmp/ledger --keep-blocks 100000",
         ] {
             let words = std::iter::once("atlas-node").chain(line.split(' '));
             Cli::try_parse_from(words).unwrap_or_else(|error| panic!("{line}: {error}"));

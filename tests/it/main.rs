@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't set its scene has failed, and the line says where")]
 
 mod architecture;
+mod cometbft;
 mod conformance;
 mod content;
 mod e2e;

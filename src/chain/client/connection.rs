@@ -4,7 +4,7 @@ use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use tendermint::Hash;
+use tendermint::block::Height;
 use tendermint_rpc::{
     Client as _, Error as RpcError, HttpClient, SimpleRequest, client::CompatMode, error::ErrorDetail,
     response::Response as _,
@@ -12,8 +12,9 @@ use tendermint_rpc::{
 
 use super::{
     Config, Endpoint, Transport,
+    facts::{Found, Searched, Sent},
     http::Http,
-    outbox::{Found, Sent},
+    transaction::{Find, FindResults},
 };
 use crate::{
     chain::{
@@ -26,6 +27,9 @@ use crate::{
 
 /// A request without an answer for this long means that the endpoint is gone.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Blocks that are looked through for a transaction, from the one at which it was signed on. It is in one of the first, if
+/// in any: it was sent at once, and until its nonce was used.
+const MAX_SEARCH: u64 = 1_000;
 /// The longest answer of a query in bytes: a page of changes with a thousand jobs of many shards.
 pub(super) const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -50,6 +54,8 @@ pub(super) enum Failure {
     Timeout,
     #[error("its answer to `{path}` is an error: {log}")]
     Query { path: &'static str, log: String },
+    #[error("it has no result for every transaction of block {height}")]
+    Results { height: u64 },
     #[error("its answer to `{path}` is not what it should be")]
     Answer { path: &'static str, source: codec::Error },
 }
@@ -214,18 +220,41 @@ impl Rpc {
 
     /// A transaction that is in a block.
     pub(super) async fn find(&self, hash: &Digest) -> Result<Option<Found>, Failure> {
-        match timed(self.tx(Hash::Sha256(hash.0), false)).await {
-            Ok(answer) => Ok(Some(Found {
-                code: answer.tx_result.code.value(),
-                log: answer.tx_result.log,
-                data: answer.tx_result.data.into(),
-                height: answer.height.value(),
-            })),
+        match timed(self.perform(Find::new(hash))).await {
+            Ok(answer) => Ok(Some(answer.into())),
             // Any other word may mean that it is there and can't be shown: no reason to send it again.
             Err(failure) if said(&failure).is_some_and(|text| text.contains("not found")) => Ok(None),
             Err(failure) => Err(failure),
         }
     }
+}
+
+impl Rpc {
+    /// Looks for a transaction in the blocks behind `after`, which need no index.
+    pub(super) async fn search(&self, hash: &Digest, after: u64) -> Result<Searched, Failure> {
+        let known = timed(self.status()).await?.sync_info;
+        let (first, last) = (known.earliest_block_height.value(), known.latest_block_height.value());
+        if first > after.saturating_add(1) {
+            let reason = format!(
+                "its nonce is used, and the blocks after {after}, which tell whether by itself, are gone there ({first} is the first); look at the ledger before you submit it again"
+            );
+            return Ok(Searched::Unknown { reason });
+        }
+        for height in after.saturating_add(1)..=last.min(after.saturating_add(MAX_SEARCH)) {
+            let at = block_height(height);
+            let block = timed(self.block(at)).await?.block;
+            if let Some(position) = block.data.iter().position(|bytes| Digest::of(bytes) == *hash) {
+                let results = timed(self.perform(FindResults::at(at))).await?;
+                let found = results.found(position);
+                return found.map(Searched::Found).ok_or(Failure::Results { height });
+            }
+        }
+        Ok(Searched::Absent)
+    }
+}
+
+fn block_height(height: u64) -> Height {
+    Height::try_from(height).unwrap_or_default()
 }
 
 /// Asks a ledger everything that a client asks, once, and says what is wrong with its answers. Changes nothing there: the
@@ -238,6 +267,7 @@ pub async fn examine(ledger: Arc<dyn Transport>, config: &Config) -> Vec<String>
         rpc.nonce(&NodeKey([0; 32])).await.err(),
         rpc.send(Vec::new()).await.err(),
         rpc.find(&Digest([0; 32])).await.err(),
+        rpc.search(&Digest([0; 32]), 0).await.err(),
     ];
     failures.into_iter().flatten().map(|failure| failure.to_string()).collect()
 }

@@ -314,6 +314,11 @@ impl Driver {
                 let found = rpc.find(&hash).await?;
                 Ok(self.outbox.on_looked_up(key, found, clock::now()))
             }
+            Step::Search { key, hash, after } => {
+                let searched = rpc.search(&hash, after).await?;
+                tracing::info!(%hash, after, ?searched, "the index does not know a transaction; the blocks were asked");
+                Ok(self.outbox.on_searched(key, searched, clock::now()))
+            }
             Step::Send { key, bytes, record } => {
                 if !self.append(record.into_iter().collect()).await {
                     self.outbox.on_not_kept(clock::now());
@@ -362,6 +367,7 @@ impl Driver {
                 return Ok(self.height > before);
             }
             self.height = changes.height;
+            self.outbox.on_height(self.height);
             self.told = true;
             self.tell(Event::Changes(Box::new(changes))).await?;
             if !more {

@@ -4,7 +4,7 @@
 //! and hears once what became of it, and it hears what changed on the ledger after each block. The ledger may be a
 //! CometBFT chain, an embedded one on this machine, or one at a peer ([`Transport`]); the requests are the same.
 //!
-//! - `outbox` is the pure part: ids, nonces, what is in flight, what to send again.
+//! - `outbox` is the pure part: ids, nonces, what is in flight, what to send again; `facts` is what it is told.
 //! - `journal` keeps it on disk, `connection` is one way to a ledger (`http` carries it), `watch` hears of blocks, `driver` is the task.
 //!
 //! It never reports what is not final, never signs a message anew while its bytes could still be included, and
@@ -13,9 +13,11 @@
 mod backoff;
 mod connection;
 mod driver;
+mod facts;
 mod http;
 mod journal;
 mod outbox;
+mod transaction;
 mod watch;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};

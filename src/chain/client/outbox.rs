@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use super::facts::{Found, Searched, Sent};
 use crate::{
     chain::wire::{Code, MAX_TRANSACTION, Message, Transaction},
     codec,
@@ -23,9 +24,9 @@ const MAX_IN_FLIGHT: usize = 32;
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// A transaction that is not found for this long was lost on the way and is sent again. A few blocks of a slow chain.
 const LOST_AFTER: Duration = Duration::from_secs(5);
-/// A transaction whose nonce is used and that is not found for this long was never included: another took its nonce.
-/// An index that lags (CometBFT's is asynchronous) shows it earlier.
-const RESIGN_AFTER: Duration = Duration::from_secs(5);
+/// A transaction whose nonce is used and that is not found for this long: another took its nonce, or it is included and
+/// the index will never show it. CometBFT's comes after the block, and what a crash keeps from it is lost. The blocks know.
+const SEARCH_AFTER: Duration = Duration::from_secs(5);
 /// After a refusal for a passing reason (a full mempool, a full disk) the next try waits for this long.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// A submission that is not durable is given up when it could not be sent for this long: a beat is worth nothing then.
@@ -41,6 +42,9 @@ pub(super) enum Record {
         id: u64,
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
+        /// No block up to this one can hold them.
+        #[serde(default)]
+        after: u64,
     },
     /// Nothing more happens for these.
     Done { ids: Vec<u64> },
@@ -55,35 +59,13 @@ pub(super) enum Step {
     Send { key: Key, bytes: Vec<u8>, record: Option<Record> },
     /// Look for it on the ledger: [`Outbox::on_looked_up`].
     LookUp { key: Key, hash: Digest },
+    /// Look for it in the blocks behind `after` themselves: [`Outbox::on_searched`].
+    Search { key: Key, hash: Digest, after: u64 },
 }
 
 /// Names a submission inside the outbox, in the order of submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(u64);
-
-/// What came of sending a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// It waits for a block, or did before.
-    Accepted,
-    /// The ledger's check refused it.
-    Refused { code: u32, log: String },
-    /// It is not even a transaction to that endpoint.
-    Impossible { reason: String },
-    /// Not now: a full mempool, a full disk.
-    NotNow,
-    /// The connection broke; it may have arrived.
-    Unknown,
-}
-
-/// A transaction found on the ledger.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub code: u32,
-    pub log: String,
-    pub data: Vec<u8>,
-    pub height: u64,
-}
 
 /// A submission is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +99,7 @@ struct Entry {
 #[derive(Debug)]
 enum Stage {
     Waiting,
-    Signed { nonce: u64, bytes: Vec<u8>, hash: Digest, flight: Flight },
+    Signed { nonce: u64, bytes: Vec<u8>, hash: Digest, after: u64, flight: Flight },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +112,8 @@ enum Flight {
     Sent { since: Time, look_at: Time },
     /// Another transaction has its nonce, or it is included and the index lags.
     Stale { since: Time, look_at: Time },
+    /// The index had its time: the blocks are looked through.
+    Missing,
 }
 
 /// The outbox of one account on one ledger.
@@ -141,6 +125,8 @@ pub(super) struct Outbox {
     next_key: u64,
     /// For the next signature; `None` until the account was read.
     next_nonce: Option<u64>,
+    /// The last block that was heard of.
+    height: u64,
     /// No send before this, after a passing refusal.
     not_before: Time,
     done: Vec<u64>,
@@ -154,6 +140,7 @@ impl Outbox {
             entries: BTreeMap::new(),
             next_key: 0,
             next_nonce: None,
+            height: 0,
             not_before: Time::ZERO,
             done: Vec::new(),
         }
@@ -168,9 +155,9 @@ impl Outbox {
                     free = free.max(id.saturating_add(1));
                     self.insert(id, *message, 0, Stage::Waiting, now);
                 }
-                Record::Signed { id, bytes } => {
+                Record::Signed { id, bytes, after } => {
                     free = free.max(id.saturating_add(1));
-                    self.restore_signed(id, bytes, now);
+                    self.restore_signed(id, bytes, after, now);
                 }
                 Record::Done { ids } => {
                     free = ids.iter().fold(free, |free, id| free.max(id.saturating_add(1)));
@@ -181,7 +168,7 @@ impl Outbox {
         free
     }
 
-    fn restore_signed(&mut self, id: u64, bytes: Vec<u8>, now: Time) {
+    fn restore_signed(&mut self, id: u64, bytes: Vec<u8>, after: u64, now: Time) {
         let transaction: Option<Transaction> =
             codec::decode::<Signed>(&bytes, MAX_TRANSACTION + 1024).ok().and_then(|signed| signed.open().ok());
         let Some(transaction) = transaction else {
@@ -189,7 +176,7 @@ impl Outbox {
         };
         // It may have been included while nobody looked: that comes first.
         let flight = Flight::Sent { since: Time::ZERO, look_at: now };
-        let stage = Stage::Signed { nonce: transaction.nonce, hash: Digest::of(&bytes), bytes, flight };
+        let stage = Stage::Signed { nonce: transaction.nonce, hash: Digest::of(&bytes), bytes, after, flight };
         match self.entries.values_mut().find(|entry| entry.id == id) {
             Some(entry) => (entry.attempt, entry.stage) = (transaction.attempt, stage),
             None => self.insert(id, transaction.message, transaction.attempt, stage, now),
@@ -251,7 +238,9 @@ impl Outbox {
         durable
             .map(|entry| match &entry.stage {
                 Stage::Waiting => Record::Waiting { id: entry.id, message: Box::new(entry.message.clone()) },
-                Stage::Signed { bytes, .. } => Record::Signed { id: entry.id, bytes: bytes.clone() },
+                Stage::Signed { bytes, after, .. } => {
+                    Record::Signed { id: entry.id, bytes: bytes.clone(), after: *after }
+                }
             })
             .collect()
     }
@@ -267,6 +256,11 @@ impl Outbox {
                 *since = Time::ZERO;
             }
         }
+    }
+
+    /// The ledger is at this block.
+    pub(super) fn on_height(&mut self, height: u64) {
+        self.height = self.height.max(height);
     }
 
     /// A block came: what is in flight may be in it.
@@ -292,6 +286,9 @@ impl Outbox {
             {
                 Some(Step::LookUp { key: *key, hash: *hash })
             }
+            Stage::Signed { hash, after, flight: Flight::Missing, .. } => {
+                Some(Step::Search { key: *key, hash: *hash, after: *after })
+            }
             _ => None,
         })
     }
@@ -312,14 +309,14 @@ impl Outbox {
             let Some(nonce) = &mut self.next_nonce else {
                 return Some(Step::ReadAccount);
             };
-            entry.stage = sign(&self.keypair, &self.ledger, *nonce, entry.attempt, &entry.message);
+            entry.stage = sign(&self.keypair, &self.ledger, *nonce, self.height, entry);
             entry.kept = !entry.durable;
             *nonce += 1;
         }
-        let Stage::Signed { bytes, .. } = &entry.stage else {
+        let Stage::Signed { bytes, after, .. } = &entry.stage else {
             return None;
         };
-        let record = (!entry.kept).then(|| Record::Signed { id: entry.id, bytes: bytes.clone() });
+        let record = (!entry.kept).then(|| Record::Signed { id: entry.id, bytes: bytes.clone(), after: *after });
         Some(Step::Send { key: *key, bytes: bytes.clone(), record })
     }
 
@@ -402,10 +399,20 @@ impl Outbox {
         };
         match flight {
             Flight::Sent { since, .. } if now.since(*since) >= LOST_AFTER => *flight = Flight::Again { at: now },
-            Flight::Stale { since, .. } if now.since(*since) >= RESIGN_AFTER => self.sign_again(key),
+            Flight::Stale { since, .. } if now.since(*since) >= SEARCH_AFTER => *flight = Flight::Missing,
             Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. } => *look_at = now + LOOK_AGAIN,
-            Flight::New | Flight::Again { .. } => {}
+            Flight::New | Flight::Again { .. } | Flight::Missing => {}
         }
+    }
+
+    /// What came of a [`Step::Search`].
+    pub(super) fn on_searched(&mut self, key: Key, searched: Searched, now: Time) -> Option<Outcome> {
+        match searched {
+            Searched::Found(found) => return self.on_looked_up(key, Some(found), now),
+            Searched::Absent => self.sign_again(key),
+            Searched::Unknown { reason } => return self.reject(key, reason),
+        }
+        None
     }
 
     /// These bytes can never be included: the message gets new ones, with the nonce that the account is at.
@@ -451,6 +458,7 @@ impl Outbox {
             Stage::Signed { flight: Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. }, .. } => {
                 Some(*look_at)
             }
+            Stage::Signed { flight: Flight::Missing, .. } => Some(Time::ZERO),
         });
         wakes.min()
     }
@@ -461,10 +469,10 @@ impl Outbox {
     }
 }
 
-fn sign(keypair: &Keypair, ledger: &LedgerId, nonce: u64, attempt: u32, message: &Message) -> Stage {
-    let transaction = Transaction { chain_id: ledger.clone(), nonce, attempt, message: message.clone() };
-    let bytes = codec::encode(&keypair.seal(&transaction));
-    Stage::Signed { nonce, hash: Digest::of(&bytes), bytes, flight: Flight::New }
+fn sign(keypair: &Keypair, ledger: &LedgerId, nonce: u64, after: u64, entry: &Entry) -> Stage {
+    let (attempt, message) = (entry.attempt, entry.message.clone());
+    let bytes = codec::encode(&keypair.seal(&Transaction { chain_id: ledger.clone(), nonce, attempt, message }));
+    Stage::Signed { nonce, hash: Digest::of(&bytes), bytes, after, flight: Flight::New }
 }
 
 #[cfg(test)]

@@ -120,6 +120,50 @@ fn bytes_that_left_once_are_signed_anew_only_when_the_ledger_never_shows_them() 
     assert_eq!(outbox.next_step(now), None);
 }
 
+/// A transaction whose nonce is used and that the index does not show: the step that follows when its time is over.
+fn missing(outbox: &mut Outbox) -> (Key, Time, u64) {
+    outbox.on_height(41);
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.on_account(4);
+    let (key, _, _) = send(outbox, Time(0));
+    outbox.on_sent(key, Sent::Unknown, Time(0));
+    outbox.on_height(90);
+    let mut now = Time(0);
+    loop {
+        match outbox.next_step(now) {
+            Some(Step::LookUp { key, .. }) => drop(outbox.on_looked_up(key, None, now)),
+            Some(Step::Send { key, .. }) => {
+                drop(outbox.on_sent(key, Sent::Refused { code: Code::Nonce as u32, log: String::new() }, now));
+            }
+            Some(Step::Search { key, after, .. }) => return (key, now, after),
+            other => panic!("{other:?}"),
+        }
+        now = outbox.wake_at().unwrap().max(now);
+    }
+}
+
+#[test]
+fn bytes_that_the_index_never_shows_are_looked_for_in_the_blocks_before_they_are_signed_anew() {
+    let mut included = outbox();
+    let (key, now, after) = missing(&mut included);
+    assert_eq!(after, 41, "no block before it was signed can hold it");
+    assert!(matches!(included.next_step(now), Some(Step::Search { .. })), "as long as nobody answered");
+    let outcome = included.on_searched(key, Searched::Found(found(Code::Ok)), now);
+    assert!(matches!(outcome, Some(Outcome::Committed { id: 1, .. })));
+
+    let mut absent = outbox();
+    let (key, now, _) = missing(&mut absent);
+    assert_eq!(absent.on_searched(key, Searched::Absent, now), None);
+    assert_eq!(absent.next_step(now), Some(Step::ReadAccount));
+    absent.on_account(5);
+    assert_eq!(send(&mut absent, now).1, 5);
+
+    let mut unknown = outbox();
+    let (key, now, _) = missing(&mut unknown);
+    let outcome = unknown.on_searched(key, Searched::Unknown { reason: "gone".to_owned() }, now);
+    assert!(matches!(outcome, Some(Outcome::Rejected { id: 1, .. })), "it is never signed anew on a guess");
+}
+
 #[test]
 fn a_transaction_included_out_of_turn_is_signed_anew_and_stays_first() {
     let mut outbox = outbox();
@@ -227,6 +271,7 @@ enum Move {
     Account(u64),
     Sent(u8),
     LookedUp(u8),
+    Searched(u8),
     Block,
     Connected,
     Wait(u64),
@@ -239,6 +284,7 @@ fn moves() -> impl proptest::strategy::Strategy<Value = Vec<Move>> {
         2 => (0..50_u64).prop_map(Move::Account),
         4 => (0..6_u8).prop_map(Move::Sent),
         4 => (0..4_u8).prop_map(Move::LookedUp),
+        4 => (0..3_u8).prop_map(Move::Searched),
         2 => Just(Move::Block),
         1 => Just(Move::Connected),
         2 => (0..20_000_u64).prop_map(Move::Wait),
@@ -268,6 +314,14 @@ fn play(outbox: &mut Outbox, one: Move, step: Option<Step>, next_id: &mut u64, n
         (Move::LookedUp(number), Some(Step::LookUp { key, .. })) => {
             let code = if number == 1 { Code::Nonce } else { Code::Ok };
             return outbox.on_looked_up(key, (number > 0).then(|| found(code)), *now);
+        }
+        (Move::Searched(number), Some(Step::Search { key, .. })) => {
+            let searched = match number {
+                0 => Searched::Absent,
+                1 => Searched::Unknown { reason: String::new() },
+                _ => Searched::Found(found(Code::Ok)),
+            };
+            return outbox.on_searched(key, searched, *now);
         }
         (Move::Block, _) => outbox.look_now(*now),
         (Move::Connected, _) => outbox.on_connected(*now),

@@ -200,7 +200,8 @@ impl Archive {
     }
 }
 
-fn finalize_block(result: BlockResult) -> FinalizeBlock {
+/// What a block came to, in Tendermint's words.
+pub(in crate::chain) fn finalize_block(result: BlockResult) -> FinalizeBlock {
     FinalizeBlock {
         events: result.events.into_iter().map(event).collect(),
         tx_results: result.results.into_iter().map(transaction_result).collect(),

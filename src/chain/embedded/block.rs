@@ -27,11 +27,11 @@ use crate::{
 /// The block protocol that CometBFT 0.38 writes (`version.BlockProtocol`).
 const BLOCK_PROTOCOL: u64 = 11;
 /// The version of the application in headers.
-pub(super) const APP_VERSION: u64 = 1;
+pub(in crate::chain) const APP_VERSION: u64 = 1;
 /// A block is cut into parts of this many bytes for its part-set hash (CometBFT `types.BlockPartSizeBytes`).
 const PART_BYTES: usize = 65_536;
 /// The most bytes of transactions in a block: CometBFT's default (4 MiB). What does not fit waits for the next one.
-pub(super) const MAX_BLOCK_BYTES: usize = 4 * 1024 * 1024;
+pub(in crate::chain) const MAX_BLOCK_BYTES: usize = 4 * 1024 * 1024;
 /// The voting power of the only validator. Any positive number says the same.
 const POWER: u32 = 10;
 
@@ -206,7 +206,7 @@ pub(super) fn results_hash(results: &[tendermint::abci::types::ExecTxResult]) ->
 }
 
 /// Our times as Tendermint's.
-pub(super) fn tendermint_time(time: Time) -> tendermint::Time {
+pub(in crate::chain) fn tendermint_time(time: Time) -> tendermint::Time {
     // Tendermint's times end with the year 9999; a later clock is as wrong as that one.
     const END: u64 = 253_402_300_799_000;
     let millis = time.as_millis().min(END);

@@ -15,12 +15,19 @@ use super::{
     archive::{self, Archive, Committed},
     block::{Host, Sealed, Tip},
     index::{self, Index},
-    snapshot::{self, Snapshot},
 };
-use crate::{chain::log::Log, types::Time};
+use crate::{
+    chain::{
+        log::Log,
+        snapshot::{self, Snapshot},
+    },
+    types::Time,
+};
 
 /// Blocks between two snapshots: a restart replays fewer than this.
 pub(super) const SNAPSHOT_EVERY: u64 = 1_000;
+/// Snapshots kept: the newest, and the one before in case that is damaged.
+const SNAPSHOTS_KEPT: usize = 2;
 /// Blocks after which a snapshot that failed is tried again.
 const SNAPSHOT_RETRY: u64 = 100;
 
@@ -121,7 +128,7 @@ impl Chain {
         // The index must reach as far as the snapshot: the replay that fills it begins there.
         self.archive.flush()?;
         let state = self.application.read().expect("only this thread writes, and it has not panicked").snapshot();
-        Ok(snapshot::write(&self.directory, &Snapshot { height, offset, state })?)
+        Ok(snapshot::write(&self.directory, &Snapshot { height, offset, state }, SNAPSHOTS_KEPT)?)
     }
 }
 

@@ -20,7 +20,6 @@ mod index;
 mod recorded;
 mod rpc;
 mod server;
-mod snapshot;
 mod websocket;
 mod writer;
 
@@ -42,6 +41,10 @@ pub use self::{
     recorded::Told,
 };
 use self::{archive::Archive, block::Host, chain::Chain, recorded::Recorded, writer::Mempool};
+pub(in crate::chain) use self::{
+    archive::finalize_block,
+    block::{APP_VERSION, MAX_BLOCK_BYTES, tendermint_time},
+};
 pub use crate::chain::log::Error as LogError;
 use crate::{
     chain::ledger::{Genesis, GenesisError, Ledger, Parameters},

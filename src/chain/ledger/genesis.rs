@@ -1,8 +1,11 @@
 //! What a ledger begins from.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, MapAccess, Visitor},
+};
 
 use crate::types::{NodeKey, Time};
 
@@ -18,7 +21,7 @@ pub struct Genesis {
     #[serde(default)]
     pub parameters: Parameters,
     /// Balances that exist from the start, in the smallest unit.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "each_account_once")]
     pub accounts: BTreeMap<NodeKey, u64>,
     /// Block time of height 0.
     pub time: Time,
@@ -115,6 +118,33 @@ pub enum GenesisError {
     /// A parameter that must not be zero is.
     #[error("parameter `{0}` must not be 0")]
     Zero(&'static str),
+}
+
+/// A JSON object may name a key twice, and the last would win: of two balances one would be lost without a word.
+fn each_account_once<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<NodeKey, u64>, D::Error> {
+    struct Accounts;
+
+    impl<'de> Visitor<'de> for Accounts {
+        type Value = BTreeMap<NodeKey, u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a map of node keys to balances")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut accounts = BTreeMap::new();
+            while let Some((account, balance)) = map.next_entry()? {
+                if accounts.insert(account, balance).is_some() {
+                    return Err(A::Error::custom(format!(
+                        "account {account} stands twice under `accounts`; remove one"
+                    )));
+                }
+            }
+            Ok(accounts)
+        }
+    }
+
+    deserializer.deserialize_map(Accounts)
 }
 
 impl Genesis {

@@ -40,12 +40,13 @@ pub use authenticated::Proof;
 pub use entries::{Clock, Inference, Key, NodeClock, Payout, TaskClock};
 pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters};
 pub use snapshot::MAX_SNAPSHOT;
+pub use transaction::Claim;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Digest, Time};
+use crate::types::{Digest, NodeKey, Time};
 use authenticated::Tree;
 use changes::Changed;
 use state::State;
@@ -196,6 +197,16 @@ impl Ledger {
         transaction::check(&self.state, transaction)
     }
 
+    /// Whose a transaction is and which nonce it has, if it is whole, authentic and for this ledger; else why not.
+    pub fn claim(&self, transaction: &[u8]) -> Result<Claim, TransactionResult> {
+        transaction::claim(&self.state, transaction).map_err(TransactionResult::from)
+    }
+
+    /// The nonce that the account's next transaction must have.
+    pub fn next_nonce(&self, account: &NodeKey) -> u64 {
+        transaction::next_nonce(&self.state, account)
+    }
+
     /// Applies the next block: its transactions in order, then what time alone brings about. Exactly one result a
     /// transaction, whatever its bytes are. A `time` before the last block's counts as the last block's.
     pub fn apply_block(&mut self, time: Time, transactions: &[Vec<u8>]) -> BlockResult {
@@ -265,7 +276,7 @@ mod tests {
     use crate::{
         chain::wire::{Message, Transaction},
         codec,
-        types::{JobId, NodeKey, Quorum, Slot, TaskId, TaskStatus},
+        types::{JobId, Quorum, Slot, TaskId, TaskStatus},
     };
 
     /// What a person does next; numbers are folded into what exists.

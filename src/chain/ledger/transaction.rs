@@ -18,13 +18,27 @@ pub(super) struct Context {
     pub(super) hash: Digest,
 }
 
+/// An authentic transaction's place in the line of its creator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// Who signed it.
+    pub creator: NodeKey,
+    /// Its nonce.
+    pub nonce: u64,
+}
+
 /// Whether a transaction may wait for a block.
 pub(super) fn check(state: &State, bytes: &[u8]) -> TransactionResult {
-    let checked = open(state, bytes).and_then(|(context, _)| {
-        let expected = next_nonce(state, &context.creator);
-        ensure(context.nonce >= expected, || used_nonce(context.nonce, expected))
+    let checked = claim(state, bytes).and_then(|claim| {
+        let expected = next_nonce(state, &claim.creator);
+        ensure(claim.nonce >= expected, || used_nonce(claim.nonce, expected))
     });
     checked.map_or_else(TransactionResult::from, |()| TransactionResult::default())
+}
+
+/// What a transaction claims, if it is whole, authentic and for this ledger. Looks at no account.
+pub(super) fn claim(state: &State, bytes: &[u8]) -> Result<Claim, Refusal> {
+    open(state, bytes).map(|(context, _)| Claim { creator: context.creator, nonce: context.nonce })
 }
 
 /// Applies a transaction. One that is authentic and next uses its nonce even if its message fails; of a failed
@@ -70,7 +84,8 @@ fn open(state: &State, bytes: &[u8]) -> Result<(Context, Message), Refusal> {
     Ok((context, transaction.message))
 }
 
-fn next_nonce(state: &State, creator: &NodeKey) -> u64 {
+/// The nonce that the creator's next transaction must have.
+pub(super) fn next_nonce(state: &State, creator: &NodeKey) -> u64 {
     state.account(creator).map_or(0, |account| account.nonce)
 }
 

@@ -2,7 +2,11 @@
 
 use std::{net::TcpListener, path::PathBuf, time::Duration};
 
-use super::{process::NodeProcess, view::View};
+use super::{
+    chain::{self, CHAIN_ID, ChainProcess},
+    process::NodeProcess,
+    view::View,
+};
 use crate::{
     api::{Run, Status, client::Client},
     cli::Error,
@@ -14,10 +18,10 @@ const START_POLL: Duration = Duration::from_millis(50);
 /// Seconds between beats: a network of one machine can afford to notice quickly (design: testnet runs with 1 s beats).
 const BEAT_SECONDS: &str = "1";
 /// More than three beats.
-const OFFLINE_SECONDS: &str = "3.5";
+pub(super) const OFFLINE_AFTER: Duration = Duration::from_millis(3_500);
 /// Tasks that each node has room for, so that the others can do the work of one that dies.
 const TASKS_PER_NODE: u32 = 2;
-/// The host of the ledger.
+/// The host of the ledger; of one that is a chain, a node that works on nothing and that the others join through.
 const HOST: &str = "ledger";
 
 /// What a test network is made of.
@@ -33,6 +37,8 @@ pub(super) struct Settings {
     pub(super) record: Option<PathBuf>,
     /// What one task of the job needs.
     pub(super) task: Resources,
+    /// The chain that carries the ledger, if one does.
+    pub(super) chain: Option<chain::Settings>,
 }
 
 /// A test network.
@@ -42,6 +48,7 @@ pub(super) struct Mesh {
     directory: PathBuf,
     /// Removed at the end if all is well; one that the user named never is.
     temporary: Option<tempfile::TempDir>,
+    chain: Option<ChainProcess>,
     host: Option<NodeProcess>,
     nodes: Vec<NodeProcess>,
 }
@@ -62,7 +69,7 @@ impl Mesh {
                 (temporary.path().to_owned(), Some(temporary))
             }
         };
-        Ok(Self { settings, directory, temporary, host: None, nodes: Vec::new() })
+        Ok(Self { settings, directory, temporary, chain: None, host: None, nodes: Vec::new() })
     }
 
     /// Starts a node, with what all nodes of this network get by their name.
@@ -76,7 +83,10 @@ impl Mesh {
     /// Starts everything; returns when all are connected and registered.
     pub(super) async fn start(&mut self, view: &View) -> Result<(), Error> {
         view.say(&format!("starting a ledger and {} nodes in {}", self.settings.nodes, self.directory.display()));
-        let rpc = format!("http://127.0.0.1:{}", free_port()?);
+        let rpc = match &self.settings.chain {
+            Some(settings) => self.chain.insert(ChainProcess::start(&self.directory, settings)?).rpc.clone(),
+            None => vec![format!("http://127.0.0.1:{}", free_port()?)],
+        };
         let host = self.spawn(HOST, &host_flags(&self.settings, &rpc))?;
         let host = self.host.insert(host);
         let status = until(host, |status| !status.listen.is_empty()).await?;
@@ -117,6 +127,7 @@ impl Mesh {
 
     /// An error if a process ended by itself.
     pub(super) fn check(&mut self) -> Result<(), Error> {
+        self.chain.as_mut().map_or(Ok(()), ChainProcess::check)?;
         self.all().try_for_each(NodeProcess::check)
     }
 
@@ -151,6 +162,12 @@ impl Mesh {
             if !node.finish().await {
                 view.say(&format!("{} did not stop and was killed", node.label()));
             }
+        }
+        // The nodes said goodbye on it.
+        if let Some(chain) = self.chain.take()
+            && !chain.stop().await
+        {
+            view.say("the ledger did not stop and was killed");
         }
         if let Some(temporary) = self.temporary.filter(|_| failed) {
             view.say(&format!("logs are in {}", temporary.keep().display()));
@@ -190,26 +207,30 @@ async fn until(node: &mut NodeProcess, wanted: impl Fn(&Status) -> bool) -> Resu
     }
 }
 
-fn common_flags(settings: &Settings, rpc: &str) -> Vec<String> {
+fn common_flags(settings: &Settings, rpc: &[String]) -> Vec<String> {
+    let offline_after = OFFLINE_AFTER.as_secs_f64().to_string();
     let fixed = [
         ["--listen", "/ip4/127.0.0.1/tcp/0"],
-        ["--chain-rpc", rpc],
         ["--ipfs-api", "none"],
         ["--heartbeat-interval", BEAT_SECONDS],
-        ["--heartbeat-timeout", OFFLINE_SECONDS],
+        ["--heartbeat-timeout", &offline_after],
         ["--log-level", &settings.log_level],
     ];
+    let ledger = rpc.iter().flat_map(|url| ["--chain-rpc", url]);
+    let chain = settings.chain.iter().flat_map(|_| ["--chain-id", CHAIN_ID]);
     // On loopback neither finds anything but other people's nodes.
-    fixed.into_iter().flatten().chain(["--no-mdns", "--no-upnp", "--no-gpu"]).map(str::to_owned).collect()
+    let rest = ledger.chain(chain).chain(["--no-mdns", "--no-upnp", "--no-gpu"]);
+    fixed.into_iter().flatten().chain(rest).map(str::to_owned).collect()
 }
 
-fn host_flags(settings: &Settings, rpc: &str) -> Vec<String> {
-    let own = ["--ledger", "embedded", "--cpu-cores", "0"].map(str::to_owned);
+fn host_flags(settings: &Settings, rpc: &[String]) -> Vec<String> {
+    let mode = if settings.chain.is_some() { "rpc" } else { "embedded" };
+    let own = ["--ledger", mode, "--cpu-cores", "0"].map(str::to_owned);
     common_flags(settings, rpc).into_iter().chain(own).collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a task needs less than 2⁵³ bytes")]
-fn node_flags(settings: &Settings, rpc: &str, bootstrap: &str) -> Vec<String> {
+fn node_flags(settings: &Settings, rpc: &[String], bootstrap: &str) -> Vec<String> {
     let room = |amount: u64, unit: f64| (f64::from(TASKS_PER_NODE) * amount as f64 / unit).to_string();
     let mut flags = common_flags(settings, rpc);
     let own = [

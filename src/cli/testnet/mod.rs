@@ -6,6 +6,7 @@
 //! Nothing outlives it: each node ends when its standard input does, so that even a `kill -9` of this process
 //! leaves nothing running.
 
+mod chain;
 mod evaluate;
 mod mesh;
 mod moment;
@@ -20,7 +21,8 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Context, Error, submit};
-use crate::{clock, submit::JobFile, types::JobId};
+use crate::{chain::abci::local::MAX_LOCAL, clock, submit::JobFile, types::JobId};
+use chain::Carrier;
 use mesh::Mesh;
 use moment::Victim;
 use summary::Summary;
@@ -44,6 +46,15 @@ pub(super) struct Testnet {
     /// Kill a process (SIGKILL) inside a round, between a checkpoint that others hold and the receipt.
     #[arg(long, value_enum, value_name = "WHO")]
     kill: Option<Victim>,
+    /// What carries the ledger: one process, or a chain of CometBFT validators on this machine.
+    #[arg(long, value_enum, value_name = "CARRIER", default_value_t = Carrier::Embedded)]
+    ledger: Carrier,
+    /// Validators of a ledger that is a chain. One of four may fail.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_LOCAL)))]
+    validators: u32,
+    /// CometBFT 0.38, for such a ledger.
+    #[arg(long, value_name = "PROGRAM", env = "ATLAS_COMETBFT", default_value = "cometbft")]
+    cometbft: PathBuf,
     /// Leave the network up after the job, until Ctrl-C.
     #[arg(long)]
     keep: bool,
@@ -74,6 +85,12 @@ impl Testnet {
             log_level: self.log_level.clone(),
             record: self.record.clone(),
             task: job.resources,
+            chain: (self.ledger == Carrier::Cometbft).then(|| chain::Settings {
+                validators: self.validators,
+                cometbft: self.cometbft.clone(),
+                log_level: self.log_level.clone(),
+                offline_after: mesh::OFFLINE_AFTER,
+            }),
         };
         let mut mesh = Mesh::new(settings, self.directory.clone())?;
         let view = View::new(context.output.is_json());

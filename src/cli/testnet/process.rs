@@ -116,7 +116,7 @@ impl NodeProcess {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => {
-                Err(Error::JobFailed(format!("{} ended by itself ({status})\n{}", self.label, self.log_tail())))
+                Err(Error::JobFailed(format!("{} ended by itself ({status})\n{}", self.label, log_tail(&self.log))))
             }
             Err(error) => Err(Error::JobFailed(format!("{} can't be watched: {error}", self.label))),
         }
@@ -147,12 +147,13 @@ impl NodeProcess {
         let _ = self.child.kill().await;
         false
     }
+}
 
-    fn log_tail(&self) -> String {
-        let text = fs::read(&self.log).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let lines: Vec<&str> = text.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
-        format!("the end of {}:\n{}", self.log.display(), tail.join("\n"))
-    }
+/// The last lines of a log.
+pub(super) fn log_tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
+    format!("the end of {}:\n{}", log.display(), tail.join("\n"))
 }

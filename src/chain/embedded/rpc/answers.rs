@@ -9,6 +9,7 @@ use tendermint::{
     abci::{response::CheckTx, types::ExecTxResult},
     consensus, evidence, public_key, validator,
 };
+use tendermint_proto::serializers::bytes::base64string;
 use tendermint_rpc::endpoint;
 use tokio::sync::oneshot;
 
@@ -112,12 +113,29 @@ async fn broadcast_commit(node: Arc<Node>, transaction: Vec<u8>) -> Result<Value
         Some(outcome) => Some(committed(outcome).await?),
     };
     let height = place.as_ref().map_or(0, |place| place.block.sealed.height());
-    encode(&endpoint::broadcast::tx_commit::Response {
-        check_tx: CheckTx { code: check.code.into(), log: check.log, data: check.data.into(), ..CheckTx::default() },
-        tx_result: place.map_or_else(ExecTxResult::default, |place| place.block.result(place.position)),
+    let tx_result = place.map_or_else(ExecTxResult::default, |place| place.block.result(place.position));
+    let result = result_json(&tx_result);
+    let mut answer = encode(&endpoint::broadcast::tx_commit::Response {
+        check_tx: CheckTx { code: check.code.into(), log: check.log, ..CheckTx::default() },
+        tx_result,
         hash: Hash::Sha256(hash.0),
         height: block::height(height),
-    })
+    })?;
+    answer["check_tx"]["data"] = base64(&check.data);
+    answer["tx_result"] = result;
+    Ok(answer)
+}
+
+/// A result as CometBFT writes it, its data in base64. The library writes a list of numbers.
+pub(in super::super) fn result_json(result: &ExecTxResult) -> Value {
+    let mut value = serde_json::to_value(result).unwrap_or_default();
+    value["data"] = base64(&result.data);
+    value
+}
+
+/// Bytes as CometBFT writes them.
+fn base64(bytes: &[u8]) -> Value {
+    base64string::serialize(&bytes, serde_json::value::Serializer).unwrap_or_default()
 }
 
 async fn committed(outcome: oneshot::Receiver<Outcome>) -> Result<Place, Error> {
@@ -134,14 +152,18 @@ fn transaction(node: &Node, hash: &Digest) -> Result<Value, Error> {
     let Place { block, position } =
         place.ok_or_else(|| Error::internal(format!("tx ({}) not found", Hash::Sha256(hash.0))))?;
     let bytes = usize::try_from(position).ok().and_then(|position| block.sealed.block.data.get(position));
-    encode(&endpoint::tx::Response {
+    let tx_result = block.result(position);
+    let result = result_json(&tx_result);
+    let mut answer = encode(&endpoint::tx::Response {
         hash: Hash::Sha256(hash.0),
         height: block.sealed.block.header.height,
         index: position,
-        tx_result: block.result(position),
+        tx_result,
         tx: bytes.cloned().unwrap_or_default(),
         proof: None,
-    })
+    })?;
+    answer["tx_result"] = result;
+    Ok(answer)
 }
 
 fn abci_query(node: &Node, path: &str, data: &[u8]) -> Result<Value, Error> {
@@ -167,7 +189,8 @@ fn abci_query(node: &Node, path: &str, data: &[u8]) -> Result<Value, Error> {
 
 fn abci_info(node: &Node) -> Result<Value, Error> {
     let application = node.application.read().map_err(|_| Error::internal(Refused::Stopped))?;
-    encode(&endpoint::abci_info::Response {
+    let app_hash = base64(&application.app_hash().0);
+    let mut answer = encode(&endpoint::abci_info::Response {
         response: tendermint::abci::response::Info {
             data: "atlas".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -175,7 +198,9 @@ fn abci_info(node: &Node) -> Result<Value, Error> {
             last_block_height: block::height(application.height()),
             last_block_app_hash: block::app_hash(&application.app_hash()),
         },
-    })
+    })?;
+    answer["response"]["last_block_app_hash"] = app_hash;
+    Ok(answer)
 }
 
 fn status(node: &Node) -> Result<Value, Error> {
@@ -263,7 +288,7 @@ fn block_answer(block: &Committed) -> Result<Value, Error> {
 
 fn block_results(block: &Committed) -> Result<Value, Error> {
     let results = &block.results;
-    encode(&endpoint::block_results::Response {
+    let mut answer = encode(&endpoint::block_results::Response {
         height: block.sealed.block.header.height,
         txs_results: Some(results.tx_results.clone()),
         finalize_block_events: results.events.clone(),
@@ -272,7 +297,9 @@ fn block_results(block: &Committed) -> Result<Value, Error> {
         validator_updates: Vec::new(),
         consensus_param_updates: None,
         app_hash: results.app_hash.clone(),
-    })
+    })?;
+    answer["txs_results"] = results.tx_results.iter().map(result_json).collect();
+    Ok(answer)
 }
 
 fn header(block: &Committed) -> Result<Value, Error> {

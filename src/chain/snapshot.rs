@@ -1,4 +1,5 @@
-//! Snapshots of the application, so that a restart replays few blocks. Each is one file, written beside and renamed.
+//! Snapshots of a ledger on disk, so that a restart replays few blocks. Each is one file, written beside and renamed: a
+//! crash leaves it whole or not there. It never decides what to do with one that is damaged.
 
 use std::{
     fs::{self, File},
@@ -10,8 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::{codec, types::Digest};
 
-/// Snapshots kept: the newest, and the one before in case that is damaged.
-const KEPT: usize = 2;
 /// A longer file is no snapshot of ours: 4 GiB of ledger do not fit the machines that carry one.
 const MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
@@ -20,24 +19,33 @@ const MAX_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 pub(super) struct Snapshot {
     /// The block.
     pub height: u64,
-    /// Where that block's frame begins in the log.
+    /// Where that block's frame begins in the log; 0 for a chain whose blocks are kept elsewhere.
     pub offset: u64,
     /// The application.
     #[serde(with = "serde_bytes")]
     pub state: Vec<u8>,
 }
 
-/// Writes and syncs a snapshot, then removes all but the newest [`KEPT`].
-pub(super) fn write(directory: &Path, snapshot: &Snapshot) -> io::Result<()> {
+/// A snapshot as its file has it.
+pub(super) fn encode(snapshot: &Snapshot) -> Vec<u8> {
     let body = codec::encode(snapshot);
+    [&Digest::of(&body).0, body.as_slice()].concat()
+}
+
+/// Writes and syncs a snapshot, then removes all but the `kept` newest.
+pub(super) fn write(directory: &Path, snapshot: &Snapshot, kept: usize) -> io::Result<()> {
+    write_encoded(directory, snapshot.height, &encode(snapshot), kept)
+}
+
+/// The same for one that is encoded already.
+pub(super) fn write_encoded(directory: &Path, height: u64, snapshot: &[u8], kept: usize) -> io::Result<()> {
     let temporary = directory.join("snapshot.part");
     let mut file = File::create(&temporary)?;
-    file.write_all(&Digest::of(&body).0)?;
-    file.write_all(&body)?;
+    file.write_all(snapshot)?;
     file.sync_all()?;
-    fs::rename(&temporary, path(directory, snapshot.height))?;
+    fs::rename(&temporary, path(directory, height))?;
     File::open(directory)?.sync_all()?;
-    for height in heights(directory)?.into_iter().skip(KEPT) {
+    for height in heights(directory)?.into_iter().skip(kept) {
         fs::remove_file(path(directory, height))?;
     }
     Ok(())
@@ -64,12 +72,14 @@ pub(super) fn read(directory: &Path, height: u64) -> io::Result<Option<Snapshot>
     Ok(decode(&fs::read(path)?))
 }
 
-fn decode(bytes: &[u8]) -> Option<Snapshot> {
+/// Reads a snapshot as its file has it; `None` if it is damaged.
+pub(super) fn decode(bytes: &[u8]) -> Option<Snapshot> {
     let (checksum, body) = bytes.split_at_checked(32)?;
     (Digest::of(body).0 == *checksum).then(|| codec::decode(body, body.len()).ok())?
 }
 
-fn path(directory: &Path, height: u64) -> PathBuf {
+/// Its file.
+pub(super) fn path(directory: &Path, height: u64) -> PathBuf {
     directory.join(format!("snapshot-{height}"))
 }
 
@@ -81,7 +91,7 @@ mod tests {
     fn the_two_newest_snapshots_stay_and_a_damaged_one_is_none() {
         let directory = tempfile::tempdir().unwrap();
         for height in [1000, 2000, 10_000] {
-            write(directory.path(), &Snapshot { height, offset: 7, state: vec![1, 2, 3] }).unwrap();
+            write(directory.path(), &Snapshot { height, offset: 7, state: vec![1, 2, 3] }, 2).unwrap();
         }
         assert_eq!(heights(directory.path()).unwrap(), [10_000, 2000]);
         let whole = read(directory.path(), 2000).unwrap().unwrap();

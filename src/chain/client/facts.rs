@@ -1,0 +1,36 @@
+//! What a ledger said of a transaction, as the outbox is told.
+
+/// What came of sending a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It waits for a block, or did before.
+    Accepted,
+    /// The ledger's check refused it.
+    Refused { code: u32, log: String },
+    /// It is not even a transaction to that endpoint.
+    Impossible { reason: String },
+    /// Not now: a full mempool, a full disk.
+    NotNow,
+    /// The connection broke; it may have arrived.
+    Unknown,
+}
+
+/// A transaction found on the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub code: u32,
+    pub log: String,
+    pub data: Vec<u8>,
+    pub height: u64,
+}
+
+/// What the blocks themselves show of a transaction that the index does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Searched {
+    /// It is in one.
+    Found(Found),
+    /// It is in none.
+    Absent,
+    /// The blocks that could hold it are not there any more. It may have been included.
+    Unknown { reason: String },
+}

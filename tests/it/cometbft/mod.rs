@@ -1,0 +1,12 @@
+//! The ledger under real CometBFT (`.tools/bin/cometbft`, from `scripts/setup --dev`): validators as processes on loopback,
+//! killed, restarted, joined by others, and judged by blocks, headers and signatures alone.
+
+mod bad;
+mod chain;
+mod joins;
+mod kills;
+mod main_job;
+mod one;
+mod replay;
+mod throughput;
+mod writer;
