@@ -64,6 +64,10 @@ impl Shard {
             Self::Get { cid, to, keep: false } => {
                 let to = to.unwrap_or_else(|| cid.to_string().into());
                 let to = std::path::absolute(&to).map_err(|source| Error::File { path: to, source })?;
+                // Said before the fetch, not after it.
+                if to.symlink_metadata().is_ok() {
+                    return Err(Error::File { path: to, source: io::ErrorKind::AlreadyExists.into() });
+                }
                 let got = client.shard_get(&ShardGet { cid, to: Some(to.clone()) }).await?;
                 Ok(context.output.value(&got, |got| format!("{} in {}\n", bytes(got.size), to.display()))?)
             }

@@ -50,6 +50,13 @@ pub enum Request {
     ListPins,
     /// Only the roots of it.
     ListRoots,
+    /// Make a directory of what is here, and pin it.
+    Directory {
+        /// Names, and what they stand for.
+        entries: Vec<(String, ContentId)>,
+        /// Why it is pinned.
+        reason: &'static str,
+    },
     /// List the checkpoints among it.
     ListCheckpoints {
         /// For their age.
@@ -92,6 +99,8 @@ pub enum Answer {
     Pinned(Result<(), String>),
     /// Of `ListRoots`.
     Roots(Vec<ContentId>),
+    /// Of `Directory`: its root.
+    Directory(Result<ContentId, String>),
     /// Of everything that a person asked for.
     Files(Result<Reply, api::Error>),
 }
@@ -179,6 +188,7 @@ fn panicked(request: &Request) -> Answer {
     const WORDS: &str = "the work panicked; this is a bug, see the log";
     match request {
         Request::Prepare(_) | Request::Measure(_) => Answer::Prepared(Err(WORDS.into())),
+        Request::Directory { .. } => Answer::Directory(Err(WORDS.into())),
         Request::Pin { .. } => Answer::Pinned(Err(WORDS.into())),
         _ => Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, WORDS))),
     }
@@ -197,6 +207,7 @@ fn work(files: &Files, recovery: &recovery::edge::Context, request: Request) -> 
         Request::Export(request) => Answer::Files(export(files, &request)),
         Request::ListPins => Answer::Files(Ok(list_pins(files))),
         Request::ListRoots => Answer::Roots(list_roots(files)),
+        Request::Directory { entries, reason } => Answer::Directory(directory(files, entries, reason)),
         Request::ListCheckpoints { now } => Answer::Files(Ok(list_checkpoints(files, now))),
         Request::Pin { root, reason, keep } => {
             let store = files.store();
@@ -223,6 +234,13 @@ fn prepare(files: &Files, scratch: &Path, request: &api::Submit) -> Result<Prepa
     }
     store.sync().map_err(|error| words(&error))?;
     Ok(prepared)
+}
+
+fn directory(files: &Files, entries: Vec<(String, ContentId)>, reason: &str) -> Result<ContentId, String> {
+    let root = files.put_directory(entries).map_err(|error| words(&error))?;
+    let store = files.store();
+    store.pin(&root, reason).and_then(|()| store.sync()).map_err(|error| words(&error))?;
+    Ok(root)
 }
 
 fn measure(files: &Files, request: api::SubmitPrepared) -> Prepared {

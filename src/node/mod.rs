@@ -348,6 +348,7 @@ fn coordinator_config(
         facts: host::facts(config, detected),
         rounds: if lab { round::Config::testnet() } else { round::Config::default() },
         recovery: recovery::Config::default(),
+        kubo: config.ipfs_api.is_some(),
         shutdown_grace: config.executor.grace,
     }
 }

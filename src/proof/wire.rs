@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     codec,
     protocol::{DecodeError, Message, cbor_message},
-    types::{ContentId, Digest, Receipt, Signed, SignedObject},
+    types::{self, ContentId, Digest, Receipt, Signed, SignedObject},
 };
 
 /// The longest request in bytes: a signed receipt with the CBOR around it. A longer one is refused unread.
@@ -87,9 +87,7 @@ impl Refused {
 impl From<&super::Refusal> for Refused {
     /// With the causes, innermost last.
     fn from(refusal: &super::Refusal) -> Self {
-        let causes = std::iter::successors(Some(refusal as &dyn std::error::Error), |error| error.source());
-        let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        Self { retryable: refusal.is_retryable(), reason }.cut()
+        Self { retryable: refusal.is_retryable(), reason: types::words(refusal) }.cut()
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
         checkpoint::{self, Checkpoint, MANIFEST, MAX_SCRIPT_STATE_BYTES, MODEL, OPTIMIZER, SCRIPT_STATE, STATE},
         guarded, root,
     },
-    types::{Cause, CheckpointManifest, ContentId, Digest, Generation, Round, Step, TaskId, Time},
+    types::{Cause, CheckpointManifest, ContentId, Digest, Generation, OrCause as _, Round, Step, TaskId, Time},
 };
 
 /// What this edge works with.
@@ -150,12 +150,12 @@ pub enum Answer {
 pub fn perform(context: &Context, request: &Request) -> Answer {
     match request {
         Request::Keep { id, request } => {
-            let result = guarded(|| keep(context, request)).map(Box::new).map_err(|error| Cause::of(&error));
+            let result = guarded(|| keep(context, request)).map(Box::new).or_cause();
             Answer::Kept { id: *id, task: request.task, result }
         }
         Request::Load { id, root, now } => {
             let loaded = guarded(|| load(&*context.files, root, *now)).map(Box::new);
-            Answer::Loaded { id: *id, result: loaded.map_err(|error| Cause::of(&error)) }
+            Answer::Loaded { id: *id, result: loaded.or_cause() }
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{aggregate, aggregate::Contribution};
 use crate::{
     store::Files,
     tensor::{Error as FormatError, MAX_FILE_BYTES, Tensors, guarded, root, update},
-    types::{AggregationRule, Cause, ContentId, Digest, JobId, OuterStep, Round, Slot, UpdateCodec},
+    types::{AggregationRule, Cause, ContentId, Digest, JobId, OrCause as _, OuterStep, Round, Slot, UpdateCodec},
 };
 
 /// The most bytes of updates that are combined in memory: 64 workers of 64 MB, or 10 of 400. More is refused: such jobs need sharded
@@ -189,7 +189,7 @@ pub enum Answer {
 pub fn perform(files: &dyn Files, request: &Request) -> Answer {
     match request {
         Request::Package { id, request } => {
-            let result = guarded(|| package(files, request)).map_err(|error| Cause::of(&error));
+            let result = guarded(|| package(files, request)).or_cause();
             Answer::Packaged { id: *id, result }
         }
         Request::Aggregate { id, job, round, request } => {

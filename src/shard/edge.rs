@@ -12,7 +12,7 @@ use crate::{
         BlockStore, blocks,
         dag_pb::{self, DAG_PB},
     },
-    types::{Cause, ContentId},
+    types::{Cause, ContentId, OrCause as _},
 };
 
 /// Names a piece of work; the answer repeats it.
@@ -150,7 +150,7 @@ pub enum Failure {
 pub fn perform(store: &Arc<BlockStore>, request: Request) -> Answer {
     let Request { id, work } = request;
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| work_on(store, work)));
-    Answer { id, result: result.unwrap_or(Err(Failure::Panicked)).map_err(|failure| Cause::of(&failure)) }
+    Answer { id, result: result.unwrap_or(Err(Failure::Panicked)).or_cause() }
 }
 
 fn work_on(store: &BlockStore, work: Work) -> Result<Done, Failure> {

@@ -15,11 +15,14 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    hamt, import,
-    unixfs::{self, MAX_DIRECTORY_DEPTH, MAX_FILE_DEPTH, Node},
+    edge, hamt, import,
+    unixfs::{self, MAX_DIRECTORY_DEPTH, MAX_FILE_DEPTH, Node, Part, encode_directory},
 };
 use crate::{
-    store::{self, BlockStore, Imported, blocks, dag_pb::Link},
+    store::{
+        self, BlockStore, Imported, blocks,
+        dag_pb::{DAG_PB, Link},
+    },
     types::ContentId,
 };
 
@@ -132,6 +135,21 @@ impl Files {
         let part = import::import_stream(&*self.store, reader, Path::new("input"))?;
         self.store.sync()?;
         Ok(Imported { cid: part.cid, size: part.size, files: 1 })
+    }
+
+    /// Makes a directory of what is here already: names, and what they stand for.
+    pub fn put_directory(&self, entries: Vec<(String, ContentId)>) -> Result<ContentId, Error> {
+        let part = |cid: ContentId| match edge::dag_bytes(&self.store, &cid) {
+            Ok(size) if self.store.has(&cid) => Ok(Part { cid, size, total_size: size }),
+            _ => Err(Error::Missing(cid)),
+        };
+        let entries: Result<Vec<(String, Part)>, Error> =
+            entries.into_iter().map(|(name, cid)| Ok((name, part(cid)?))).collect();
+        let (nodes, root) = encode_directory(entries?).map_err(|error| at_path(Path::new("directory"), error))?;
+        for node in nodes {
+            self.store.put_new(DAG_PB, &node)?;
+        }
+        Ok(root.cid)
     }
 
     fn block(&self, cid: &ContentId) -> Result<Bytes, Error> {
@@ -342,10 +360,16 @@ impl store::Files for Files {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use store::{Files as _, Quota, dag_pb};
+    use store::{
+        Files as _, Quota,
+        dag_pb::{self, RAW},
+    };
     use tempfile::TempDir;
 
-    use super::{super::unixfs::CHUNK_BYTES, *};
+    use super::{
+        super::unixfs::{CHUNK_BYTES, FileBuilder},
+        *,
+    };
 
     fn fixture() -> (TempDir, Files) {
         let directory = tempfile::tempdir().unwrap();

@@ -25,7 +25,7 @@ use crate::{
         checkpoint::{MANIFEST, MAX_TRACE, MODEL, OPTIMIZER, STATE},
         root,
     },
-    types::{Cause, CheckpointManifest, ContentId, Digest},
+    types::{CheckpointManifest, ContentId, Digest, OrCause as _},
 };
 
 /// Does one piece of the coordinator's work.
@@ -42,6 +42,7 @@ pub(super) fn perform(machine: &Machine, scripts: &Scripts, request: Request) ->
         }
         Request::Prepare(_) => Answer::Prepared(Err("a simulated machine has no job files".into())),
         Request::ListRoots => Answer::Roots(Vec::new()),
+        Request::Directory { .. } => Answer::Directory(Err("no Kubo is simulated".into())),
         Request::CarryLedger { .. } => Answer::Carried(Err("a simulated machine carries no ledger".into())),
         _ => Answer::Files(Err(api::Error::new(api::ErrorCode::Invalid, "a simulated machine has no files"))),
     }
@@ -112,11 +113,11 @@ fn recovery(machine: &Machine, scripts: &Scripts, request: recovery::edge::Reque
     match request {
         recovery::edge::Request::Keep { id, request } => {
             let (task, result) = (request.task, keep(machine, scripts, request).map(Box::new));
-            recovery::edge::Answer::Kept { id, task, result: result.map_err(|error| Cause::of(&error)) }
+            recovery::edge::Answer::Kept { id, task, result: result.or_cause() }
         }
         recovery::edge::Request::Load { id, root, now } => {
             let result = recovery::edge::load(&*machine.store, &root, now).map(Box::new);
-            let result = result.map_err(|error| Cause::of(&error));
+            let result = result.or_cause();
             recovery::edge::Answer::Loaded { id, result }
         }
     }

@@ -380,6 +380,7 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
         },
         rounds: round::Config::testnet(),
         recovery: recovery::Config::default(),
+        kubo: false,
         shutdown_grace: Duration::from_secs(10),
     }
 }

@@ -25,6 +25,18 @@ impl Cause {
     }
 }
 
+/// What an edge reports: the error as its causes, in words.
+pub trait OrCause<T> {
+    /// The result, with its error as data.
+    fn or_cause(self) -> Result<T, Cause>;
+}
+
+impl<T, E: Error> OrCause<T> for Result<T, E> {
+    fn or_cause(self) -> Result<T, Cause> {
+        self.map_err(|error| Cause::of(&error))
+    }
+}
+
 /// An error with its causes, outermost first. A cause that the text before it tells already is not told again.
 pub fn words(error: &dyn Error) -> String {
     let causes = iter::successors(error.source(), |cause: &&dyn Error| Error::source(*cause));

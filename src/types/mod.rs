@@ -17,7 +17,7 @@ mod speed;
 mod time;
 
 pub use beat::{Beat, Load};
-pub use cause::{Cause, words};
+pub use cause::{Cause, OrCause, words};
 pub use checkpoint::{CHECKPOINT_MAX_AGE, CheckpointManifest, CheckpointRef};
 pub use ids::{
     AssignmentId, ContentId, Digest, Generation, JobId, LedgerId, NodeKey, ParseIdError, Round, SignatureBytes, Slot,

@@ -6,10 +6,12 @@
 
 mod aggregation;
 mod dispatch;
+mod fairness;
 mod hostile;
 #[path = "../hostile/mod.rs"]
 mod hostile_peer;
 mod idle;
+mod import;
 #[path = "../link/mod.rs"]
 mod link;
 mod links;
@@ -19,6 +21,7 @@ mod peers;
 mod prober;
 mod raw;
 mod report;
+mod seeders;
 mod shard;
 mod start;
 
@@ -33,7 +36,7 @@ use report::Report;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The figures there are, in the order in which they are measured.
-const ALL: [&str; 5] = ["start", "idle", "dispatch", "aggregation", "shard"];
+const ALL: [&str; 8] = ["start", "idle", "dispatch", "aggregation", "import", "shard", "seeders", "fairness"];
 
 /// Measures the node and prints its figures.
 #[derive(Debug, Parser)]
@@ -105,7 +108,10 @@ async fn measure(arguments: &Arguments) -> Result<()> {
             "idle" => idle::measure(arguments, &mut report).await,
             "dispatch" => dispatch::measure(arguments, &mut report).await,
             "aggregation" => aggregation::measure(arguments, &mut report),
+            "import" => import::measure(arguments, &mut report),
             "shard" => shard::measure(arguments, &mut report).await,
+            "seeders" => seeders::measure(arguments, &mut report).await,
+            "fairness" => fairness::measure(arguments, &mut report).await,
             other => bail!("`{other}` is listed and not measured"),
         };
         measured.with_context(|| format!("`{name}` could not be measured"))?;

@@ -7,7 +7,10 @@
 mod codec;
 mod floods;
 mod gossip;
+pub(crate) mod seeder;
 mod swarm;
+
+pub(crate) use seeder::{EVERY_TENTH, blocks_of, seed};
 
 use std::time::Duration;
 

@@ -208,9 +208,6 @@ fn framed(announced: usize, sent: usize) -> Vec<u8> {
     [&head[..], &vec![0x55; sent]].concat()
 }
 
-/// What is said to a question about content; `None` is silence.
-type Answer = fn(&[u8]) -> Option<Vec<u8>>;
-
 pub(super) fn nothing(_: &[u8]) -> Option<Vec<u8>> {
     None
 }
@@ -228,8 +225,8 @@ pub(super) fn lie(request: &[u8]) -> Option<Vec<u8>> {
     Some(response.encode().concat())
 }
 
-/// Waits for questions. Whatever is not answered keeps its stream open.
-pub(super) async fn answer(target: &Target, keypair: &Keypair, answer: Answer) {
+/// Waits for questions. `answer` is what is said to one about content; `None` is silence, and keeps the stream open.
+pub(super) async fn answer(target: &Target, keypair: &Keypair, mut answer: impl FnMut(&[u8]) -> Option<Vec<u8>>) {
     let mut swarm = builder(keypair, Behaviour::new());
     let mut open = Vec::new();
     loop {

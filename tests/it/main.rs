@@ -3,6 +3,7 @@
 
 mod architecture;
 mod conformance;
+mod content;
 mod e2e;
 mod executor;
 mod hostile;

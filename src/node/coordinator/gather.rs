@@ -57,10 +57,31 @@ struct Gather {
 #[derive(Debug, Default)]
 pub(super) struct Gathers {
     open: BTreeMap<u64, Gather>,
-    /// The fetches, each with its gather and purpose.
-    fetches: BTreeMap<u64, (u64, Purpose)>,
-    /// Fetches that are given up at this time if nothing comes.
-    patience: BTreeMap<u64, Time>,
+    fetches: BTreeMap<u64, Fetch>,
+}
+
+/// A fetch of a gather.
+#[derive(Debug)]
+struct Fetch {
+    gather: u64,
+    purpose: Purpose,
+    /// It is given up at this time if nothing comes.
+    until: Option<Time>,
+}
+
+impl Fetch {
+    fn new(gather: u64, purpose: Purpose, now: Time) -> Self {
+        let mut fetch = Self { gather, purpose, until: None };
+        fetch.be_patient(now);
+        fetch
+    }
+
+    /// Something came, or may come: patience begins again.
+    fn be_patient(&mut self, now: Time) {
+        if let Purpose::Resume(patience) = self.purpose {
+            self.until = Some(now + patience);
+        }
+    }
 }
 
 impl Gathers {
@@ -79,10 +100,7 @@ impl Coordinator {
         for (root, purpose) in wanted.iter().copied().collect::<BTreeMap<_, _>>() {
             let fetch = self.new_id();
             missing.insert(fetch);
-            self.gathers.fetches.insert(fetch, (id, purpose));
-            if let Purpose::Resume(patience) = purpose {
-                self.gathers.patience.insert(fetch, self.now + patience);
-            }
+            self.gathers.fetches.insert(fetch, Fetch::new(id, purpose, self.now));
             let input = shard::Input::Fetch { id: fetch, root, providers: providers.to_vec() };
             self.output(Output::Shard(input));
         }
@@ -91,32 +109,33 @@ impl Coordinator {
 
     /// Part of a fetch came.
     pub(super) fn on_fetch_progress(&mut self, fetch: u64) {
-        if let (Some((_, Purpose::Resume(patience))), Some(until)) =
-            (self.gathers.fetches.get(&fetch), self.gathers.patience.get_mut(&fetch))
-        {
-            *until = self.now + *patience;
+        if let Some(fetch) = self.gathers.fetches.get_mut(&fetch) {
+            fetch.be_patient(self.now);
         }
     }
 
     /// Gives up what can be done without and does not come.
     pub(super) fn lose_patience(&mut self) {
         let now = self.now;
-        let late: Vec<u64> =
-            self.gathers.patience.iter().filter(|(_, until)| **until <= now).map(|(fetch, _)| *fetch).collect();
-        for fetch in late {
-            self.gathers.patience.remove(&fetch);
-            self.output(Output::Shard(shard::Input::Cancel { id: fetch }));
+        let late = self.gathers.fetches.iter_mut().filter(|(_, fetch)| fetch.until.is_some_and(|until| until <= now));
+        let cancelled: Vec<u64> = late
+            .map(|(id, fetch)| {
+                fetch.until = None;
+                *id
+            })
+            .collect();
+        for id in cancelled {
+            self.output(Output::Shard(shard::Input::Cancel { id }));
         }
     }
 
     /// A fetch ended: the gather goes on when it was the last one.
     pub(super) fn on_fetch_ended(&mut self, fetch: u64, bytes: u64, failure: Option<String>) {
-        let Some((id, purpose)) = self.gathers.fetches.remove(&fetch) else { return };
+        let Some(Fetch { gather: id, purpose, .. }) = self.gathers.fetches.remove(&fetch) else { return };
         self.wanting.retain(|_, fetches| {
             fetches.remove(&fetch);
             !fetches.is_empty()
         });
-        self.gathers.patience.remove(&fetch);
         let needed = !matches!(purpose, Purpose::Resume(_));
         match purpose {
             Purpose::Content | Purpose::Resume(_) => self.counters.shard_bytes_received += bytes,

@@ -25,6 +25,7 @@ mod on_proof;
 mod on_recovery;
 mod on_shard;
 mod pending;
+mod safekeeping;
 mod shutdown;
 mod status;
 mod submission;
@@ -97,6 +98,8 @@ pub struct Config {
     pub rounds: round::Config,
     /// Waits of checkpoints.
     pub recovery: recovery::Config,
+    /// There is a Kubo that pins.
+    pub kubo: bool,
     /// Longest time for checkpoints and handing back at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -329,6 +332,8 @@ pub struct Coordinator {
     external: BTreeSet<Multiaddr>,
     /// The checkpoint of each task that Kubo was asked to pin last: one a task, so that its pins stay few.
     pinned: BTreeMap<TaskId, ContentId>,
+    /// What Kubo is asked to keep of jobs beside their checkpoints.
+    safe: BTreeMap<(JobId, safekeeping::Part), ContentId>,
     submissions: BTreeMap<u64, Submission>,
     inference: Inference,
     runs: RunLog,
@@ -383,6 +388,7 @@ impl Coordinator {
             listen: BTreeSet::new(),
             external: BTreeSet::new(),
             pinned: BTreeMap::new(),
+            safe: BTreeMap::new(),
             submissions: BTreeMap::new(),
             inference: Inference::default(),
             runs: RunLog::default(),

@@ -17,6 +17,9 @@ impl Coordinator {
             (Answer::Files(result), Pending::Files { command }) => {
                 self.output(Output::Reply { id: command, result: Box::new(result) });
             }
+            (Answer::Directory(made), Pending::Directory { job, part, name }) => {
+                self.on_directory(job, part, name, made)
+            }
             (Answer::Roots(roots), Pending::Provide) => self.on_roots_to_provide(&roots),
             (Answer::Roots(roots), Pending::Repair) => self.on_roots_to_repair(&roots),
             (Answer::Pinned(Err(reason)), _) => tracing::warn!(reason, "a checkpoint's pin could not be changed"),

@@ -77,6 +77,7 @@ impl Coordinator {
         }
         self.tend_submissions();
         self.tell_recovery(ledger, &touched);
+        self.safekeep_rounds(ledger, &touched);
         for job in &touched.jobs {
             self.reconcile_job(ledger, *job);
         }
@@ -286,7 +287,7 @@ impl Coordinator {
         self.seen_pending.retain(|(task, _), _| task.job != job);
         self.refusals.retain(|task, _| task.job != job);
         self.given_back.retain(|task, _| task.job != job);
-        self.pinned.retain(|task, _| task.job != job);
+        self.let_go_of_job(job);
         if !self.subscribed.remove(&job) {
             return;
         }

@@ -2,7 +2,7 @@
 
 use libp2p::PeerId;
 
-use super::on_proof::CheckReceipt;
+use super::{on_proof::CheckReceipt, safekeeping::Part};
 use crate::types::{ContentId, Generation, JobId, LedgerId, NodeKey, Round, Slot, TaskId};
 
 /// One thing that this node waits for. Each entry is taken out by its one answer.
@@ -56,6 +56,8 @@ pub(super) enum Pending {
     Files { command: u64 },
     /// The tail of a log, locally.
     Log { command: u64, task: TaskId },
+    /// A directory for Kubo is made.
+    Directory { job: JobId, part: Part, name: String },
     /// What is pinned is listed, to be provided.
     Provide,
     /// What is pinned is listed, to be made whole.

@@ -188,6 +188,10 @@ impl Coordinator {
         if let Some(submission) = self.submissions.get_mut(&id) {
             submission.job = Some(job);
             submission.give_up_at = self.now + COPIES_WITHIN;
+            if let Some(spec) = submission.spec.clone() {
+                let shards = submission.shards.clone();
+                self.safekeep_inputs(job, &spec, &shards);
+            }
         }
         self.announce(id);
         self.offer(id);

@@ -39,7 +39,7 @@ pub(super) async fn testnet(directory: &Path, flags: &[&str]) -> Value {
 }
 
 /// The model root of [`SLOW`] when nobody is killed.
-pub(super) async fn undisturbed() -> &'static Value {
+pub(crate) async fn undisturbed() -> &'static Value {
     static ROOT: OnceCell<Value> = OnceCell::const_new();
     let run = async || {
         let lab = Lab::new();

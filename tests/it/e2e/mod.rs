@@ -14,7 +14,7 @@ mod by_hand;
 mod cables;
 mod control;
 mod damage;
-mod kills;
+pub(crate) mod kills;
 pub(crate) mod lab;
 pub(crate) mod node;
 mod recorded;

@@ -119,12 +119,15 @@ impl Node {
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["start", "--exit-with-parent", "--node-id", &self.label])
-            .args(["--listen", &self.listen, "--no-mdns", "--no-upnp", "--no-gpu", "--ipfs-api", "none"])
+            .args(["--listen", &self.listen, "--no-mdns", "--no-upnp", "--no-gpu"])
             .args(["--heartbeat-interval", "1", "--heartbeat-timeout", "3.5"])
             .arg("--python")
             .arg(python())
             .args(&self.flags)
             .stdin(Stdio::piped());
+        if !self.flags.iter().any(|flag| flag == "--ipfs-api") {
+            command.args(["--ipfs-api", "none"]);
+        }
         command
     }
 

@@ -3,6 +3,7 @@
 mod daemon;
 mod names;
 mod pins;
+mod restore;
 
 use atlas_node::{
     shard::Files,
