@@ -23,17 +23,15 @@ use tokio::{
 use super::{
     Arguments,
     link::{End, Line, Link, Told},
-    mesh::free_port,
     node::{Node, Place, within},
     report::Report,
-    shard::{import, seconds_since, write_synced},
+    shard::{MIB, import, seconds_since, without_ledger, write_synced},
 };
 
 /// The word that makes this program the sender of a plain stream.
 pub(crate) const SERVE: &str = "plain-serve";
 /// The word that makes it the reader.
 pub(crate) const FETCH: &str = "plain-fetch";
-const MIB: usize = 1024 * 1024;
 /// What is moved if nothing else is said: 21 seconds of the line, so that its start, about one at 200 ms, is a twentieth.
 const SHARD_MIB: u32 = 256;
 /// Mbit/s of every line.
@@ -140,10 +138,8 @@ async fn transfer(
     directory: &Path,
     content: &Path,
 ) -> Result<f64> {
-    // No ledger answers: content moves without one.
-    let rpc = format!("http://127.0.0.1:{}", free_port()?);
-    let python = arguments.python.to_string_lossy();
-    let flags = ["--ledger", "rpc", "--chain-rpc", &rpc, "--python", &python, "--storage-gb", "10"];
+    let settings = without_ledger(arguments)?;
+    let flags: Vec<&str> = settings.iter().map(String::as_str).collect();
     let place = |end: &End| Place { within: end.within.clone(), listen: format!("/ip4/{}/{transport}", end.address) };
     let mut giver = Node::spawn_at(&place(&link.left), directory, "giver", &flags)?;
     let bootstrap = giver.ready().await?.0.listen.first().cloned().unwrap_or_default();
