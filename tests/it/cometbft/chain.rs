@@ -22,7 +22,7 @@ use crate::e2e::{node::program, wait::until};
 /// A validator is up, and a chain of a few makes blocks, by then, on a busy machine too.
 pub(super) const UP: Duration = Duration::from_secs(60);
 /// A chain does what little is asked of it by then.
-pub(super) const SOON: Duration = Duration::from_secs(90);
+pub(super) const SOON: Duration = Duration::from_secs(180);
 /// The chain's name.
 pub(super) const CHAIN_ID: &str = "atlas-lab";
 /// Lines of a log that are shown when a test fails.
