@@ -23,16 +23,16 @@ use std::{
 use libp2p::PeerId;
 use serde::{Deserialize, Serialize};
 
-pub use self::{
-    interface::{Event, FetchFailure, HoldFailure, Input},
-    rate::Limits,
-};
 use self::{
     hold::Holds,
     peers::{Asked, Peers},
     rate::Rates,
     serve::Serves,
     transfer::Transfer,
+};
+pub use self::{
+    interface::{Event, FetchFailure, HoldFailure, Input},
+    rate::Limits,
 };
 use super::{
     edge::{self, Done, EdgeId, Hold, Work},

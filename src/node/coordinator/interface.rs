@@ -5,15 +5,14 @@
 use libp2p::{Multiaddr, PeerId};
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, GossipId, Host, PeerEvent, Verdict};
+use super::{GossipId, Host, PeerEvent, Verdict};
 use crate::{
     api,
     chain::{client, rpc as ledger_rpc, wire::Message},
-    conduct, executor,
-    gossip::Announcement,
-    health, network, proof, recovery, round, shard,
+    executor, health,
     node::edges,
-    types::{ContentId, JobId, LedgerId, NodeKey, Signed, TaskId, Time},
+    proof, shard,
+    types::{ContentId, Digest, LedgerId, Signed},
 };
 
 /// What happened.

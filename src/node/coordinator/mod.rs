@@ -57,15 +57,14 @@ pub use self::{
 use super::edges;
 use crate::{
     api,
-    chain::{client, rpc as ledger_rpc, wire::Message},
-    conduct, executor,
+    chain::wire::Message,
+    conduct,
     gossip::Announcement,
-    health,
     identity::Keypair,
-    network, proof, recovery,
+    network, recovery,
     resource::Manager,
-    round, shard,
-    types::{ContentId, Digest, Generation, JobId, LedgerId, NodeKey, Resources, Signed, TaskId, Time},
+    round,
+    types::{ContentId, Generation, JobId, LedgerId, NodeKey, Resources, TaskId, Time},
     validator,
 };
 
