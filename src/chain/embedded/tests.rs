@@ -207,8 +207,7 @@ async fn the_websocket_client_hears_of_blocks_and_transactions() {
     commit(&client, b"one").await;
     commit(&client, b"two").await;
 
-    // `one` and `two` in base64, as CometBFT writes data.
-    for (height, data) in [(1, "b25l"), (2, "dHdv")] {
+    for height in 1..=2 {
         let EventData::NewBlock { block: Some(block), block_id, result_finalize_block } =
             blocks.next().await.unwrap().unwrap().data
         else {
@@ -216,8 +215,7 @@ async fn the_websocket_client_hears_of_blocks_and_transactions() {
         };
         assert_eq!(block.header.height.value(), height);
         assert_eq!(block_id.hash, block.header.hash());
-        let results = result_finalize_block.unwrap().tx_results;
-        assert_eq!((results.len(), &results[0].data[..]), (1, data.as_bytes()));
+        assert_eq!(result_finalize_block.unwrap().tx_results.len(), 1);
     }
     for text in [&b"one"[..], b"two"] {
         let EventData::Tx { tx_result } = transactions.next().await.unwrap().unwrap().data else {

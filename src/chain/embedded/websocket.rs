@@ -260,8 +260,7 @@ fn holds(operation: &Operation, value: &str) -> bool {
 fn new_block(block: &Committed) -> (Value, Tags) {
     let identity = rpc::block_identity(block);
     let results: &FinalizeBlock = &block.results;
-    let mut value = json!({ "block": identity.block, "block_id": identity.block_id, "result_finalize_block": results });
-    value["result_finalize_block"]["tx_results"] = results.tx_results.iter().map(rpc::result_json).collect();
+    let value = json!({ "block": identity.block, "block_id": identity.block_id, "result_finalize_block": results });
     let mut tags = tags(&results.events);
     tags.insert("tm.event".to_owned(), vec!["NewBlock".to_owned()]);
     (json!({ "type": "tendermint/event/NewBlock", "value": value }), tags)
@@ -280,7 +279,7 @@ fn transactions(block: &Committed) -> impl Iterator<Item = (Value, Tags)> + '_ {
             tendermint_rpc::endpoint::broadcast::tx_sync::Request::new(bytes.cloned().unwrap_or_default());
         let encoded = serde_json::to_value(transaction).unwrap_or_default();
         let value = json!({ "TxResult": {
-            "height": height, "index": position, "tx": encoded.get("tx"), "result": rpc::result_json(&result),
+            "height": height, "index": position, "tx": encoded.get("tx"), "result": result,
         }});
         (json!({ "type": "tendermint/event/Tx", "value": value }), tags)
     })

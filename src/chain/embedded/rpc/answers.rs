@@ -114,28 +114,21 @@ async fn broadcast_commit(node: Arc<Node>, transaction: Vec<u8>) -> Result<Value
     };
     let height = place.as_ref().map_or(0, |place| place.block.sealed.height());
     let tx_result = place.map_or_else(ExecTxResult::default, |place| place.block.result(place.position));
-    let result = result_json(&tx_result);
+    let data = base64(&tx_result.data)?;
     let mut answer = encode(&endpoint::broadcast::tx_commit::Response {
         check_tx: CheckTx { code: check.code.into(), log: check.log, ..CheckTx::default() },
         tx_result,
         hash: Hash::Sha256(hash.0),
         height: block::height(height),
     })?;
-    answer["check_tx"]["data"] = base64(&check.data);
-    answer["tx_result"] = result;
+    answer["check_tx"]["data"] = base64(&check.data)?;
+    answer["tx_result"]["data"] = data;
     Ok(answer)
 }
 
-/// A result as CometBFT writes it, its data in base64. The library writes a list of numbers.
-pub(in super::super) fn result_json(result: &ExecTxResult) -> Value {
-    let mut value = serde_json::to_value(result).unwrap_or_default();
-    value["data"] = base64(&result.data);
-    value
-}
-
-/// Bytes as CometBFT writes them.
-fn base64(bytes: &[u8]) -> Value {
-    base64string::serialize(&bytes, serde_json::value::Serializer).unwrap_or_default()
+/// Bytes as CometBFT writes them. The library writes those of a result as a list of numbers.
+fn base64(bytes: &[u8]) -> Result<Value, Error> {
+    base64string::serialize(&bytes, serde_json::value::Serializer).map_err(Error::internal)
 }
 
 async fn committed(outcome: oneshot::Receiver<Outcome>) -> Result<Place, Error> {
@@ -153,7 +146,7 @@ fn transaction(node: &Node, hash: &Digest) -> Result<Value, Error> {
         place.ok_or_else(|| Error::internal(format!("tx ({}) not found", Hash::Sha256(hash.0))))?;
     let bytes = usize::try_from(position).ok().and_then(|position| block.sealed.block.data.get(position));
     let tx_result = block.result(position);
-    let result = result_json(&tx_result);
+    let data = base64(&tx_result.data)?;
     let mut answer = encode(&endpoint::tx::Response {
         hash: Hash::Sha256(hash.0),
         height: block.sealed.block.header.height,
@@ -162,7 +155,7 @@ fn transaction(node: &Node, hash: &Digest) -> Result<Value, Error> {
         tx: bytes.cloned().unwrap_or_default(),
         proof: None,
     })?;
-    answer["tx_result"] = result;
+    answer["tx_result"]["data"] = data;
     Ok(answer)
 }
 
@@ -189,7 +182,7 @@ fn abci_query(node: &Node, path: &str, data: &[u8]) -> Result<Value, Error> {
 
 fn abci_info(node: &Node) -> Result<Value, Error> {
     let application = node.application.read().map_err(|_| Error::internal(Refused::Stopped))?;
-    let app_hash = base64(&application.app_hash().0);
+    let app_hash = base64(&application.app_hash().0)?;
     let mut answer = encode(&endpoint::abci_info::Response {
         response: tendermint::abci::response::Info {
             data: "atlas".to_owned(),
@@ -298,7 +291,9 @@ fn block_results(block: &Committed) -> Result<Value, Error> {
         consensus_param_updates: None,
         app_hash: results.app_hash.clone(),
     })?;
-    answer["txs_results"] = results.tx_results.iter().map(result_json).collect();
+    for (position, result) in results.tx_results.iter().enumerate() {
+        answer["txs_results"][position]["data"] = base64(&result.data)?;
+    }
     Ok(answer)
 }
 

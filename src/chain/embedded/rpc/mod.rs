@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub(super) use self::answers::{block_identity, result_json};
+pub(super) use self::answers::block_identity;
 pub(super) use self::request::{Call, Uri};
 use super::Node;
 
