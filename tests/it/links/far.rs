@@ -1,8 +1,11 @@
 //! Content between two real nodes over a line that is far or lossy.
 
-use std::{fs, path::Path, time::Instant};
+use std::{fs, path::Path};
 
-use atlas_node::api::{ShardAdd, ShardGet};
+use atlas_node::{
+    api::{ShardAdd, ShardGet},
+    clock,
+};
 
 use crate::{
     e2e::{
@@ -49,10 +52,10 @@ async fn share_of(line: Line, transport: &str) -> Option<f64> {
     let taker = start(&mut lab, "taker", &link.right, transport, &["--bootstrap", &bootstrap]).await;
     lab.nodes[taker].until_status("it is connected", |status| status.peers > 0).await;
     let added = lab.nodes[giver].client().shard_add(&ShardAdd { path: content.clone(), car: false }).await.unwrap();
-    let began = Instant::now();
+    let began = clock::now();
     let client = lab.nodes[taker].client();
     client.shard_get(&ShardGet { cid: added.cid, to: None }).await.unwrap();
-    let seconds = began.elapsed().as_secs_f64();
+    let seconds = clock::now().since(began).as_secs_f64();
     let copy = lab.path().join("copy");
     client.shard_get(&ShardGet { cid: added.cid, to: Some(copy.clone()) }).await.unwrap();
     assert!(fs::read(copy).unwrap() == fs::read(content).unwrap(), "the content is another");
