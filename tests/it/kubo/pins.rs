@@ -17,6 +17,12 @@ async fn done(pinner: &Pinner, count: u64) {
     until("the wish is fulfilled", PINNED, async || (pinner.status().done >= count).then_some(())).await;
 }
 
+/// What is pinned under a name: a new repository comes with an empty directory, which has none.
+async fn named(pinner: &Pinner) -> Vec<RemotePin> {
+    let pins = pinner.client().pins().await.unwrap();
+    pins.into_iter().filter(|pin| !pin.name.is_empty()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_pinned_on_kubo_is_whole_there_and_named_and_goes_when_it_is_taken_back() {
     let mut kubo = Kubo::new();
@@ -29,11 +35,11 @@ async fn what_is_pinned_on_kubo_is_whole_there_and_named_and_goes_when_it_is_tak
     let verified = pinner.verify(&root).await.unwrap();
     assert_eq!((verified.blocks, verified.bytes), (2, files.store().used_bytes()));
     let expected = RemotePin { root, name: "a name, with ümlaut".into() };
-    assert_eq!(pinner.client().pins().await.unwrap(), [expected]);
+    assert_eq!(named(&pinner).await, [expected]);
     pinner.unpin(root).unwrap();
     done(&pinner, 2).await;
     assert!(pinner.verify(&root).await.is_err());
-    assert_eq!(pinner.client().pins().await.unwrap(), []);
+    assert_eq!(named(&pinner).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,7 +60,7 @@ async fn a_wish_outlives_the_daemons_death_and_the_nodes() {
     let address = kubo.start().await;
     let pinner = Pinner::start(address.parse().unwrap(), files.store().clone(), &place.path().join("pins")).unwrap();
     done(&pinner, 2).await;
-    let mut names: Vec<String> = pinner.client().pins().await.unwrap().into_iter().map(|pin| pin.name).collect();
+    let mut names: Vec<String> = named(&pinner).await.into_iter().map(|pin| pin.name).collect();
     names.sort();
     assert_eq!(names, ["first", "second"]);
 }

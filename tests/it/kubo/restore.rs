@@ -45,10 +45,11 @@ async fn a_job_whose_nodes_lost_all_blocks_goes_on_from_what_kubo_kept() {
     let submitted = lab.submit(1, &SLOW).await;
     let job = submitted.job_id.to_string();
     lab.until_job(1, submitted.job_id, "a round closes", |detail| detail.job.round >= 1).await;
+    let tasks = usize::try_from(submitted.tasks).unwrap();
     until("all that the next round needs is on Kubo", PINNED, async || {
         let names: Vec<String> = pins(&kubo).into_iter().map(|(name, _)| name).collect();
-        let has = |part: &str| names.iter().any(|name| name.starts_with(part) && name.contains(&job));
-        (has("inputs-") && has("round-") && has("checkpoint-")).then_some(())
+        let count = |part: &str| names.iter().filter(|name| name.starts_with(part) && name.contains(&job)).count();
+        (count("inputs-") == 1 && count("round-") >= 1 && count("checkpoint-") == tasks).then_some(())
     })
     .await;
 
