@@ -136,7 +136,7 @@ pub enum Event {
 /// Why a fetch ended without its DAG.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 pub enum FetchFailure {
-    /// Nothing came for [`Config::stall`].
+    /// Nothing came for [`super::Config::stall`].
     #[error("no block arrived for {} s; no known peer has what is missing, or none can be reached", .0.as_secs())]
     Stalled(Duration),
     /// The coordinator wanted it no more.
