@@ -395,6 +395,7 @@ impl State {
         };
         if transfer.has_queue() && !transfer.is_moving() && transfer.next_want <= now {
             transfer.next_want = now + WANT_PAUSE;
+            transfer.look_again();
             if let Some(id) = transfer.waiters.first().copied() {
                 self.event(Event::WantProviders { id, root });
             }

@@ -324,6 +324,19 @@ fn a_peer_that_is_still_fetching_is_asked_again() {
 }
 
 #[test]
+fn a_fetch_that_nobody_can_serve_ends_when_its_blocks_come_another_way() {
+    let mut world = World::new(2);
+    let root = world.nodes[0].add(3 * MIB);
+    world.fate = Box::new(|_, _, _| Fate::Fails);
+    world.fetch(1, 1, root, &[0]);
+    let wanted = |event: &Event| matches!(event, Event::WantProviders { .. });
+    world.run_until("the call", |world| world.nodes[1].events.iter().any(wanted));
+    // As `shard add --car` does.
+    assert_eq!(world.nodes[1].add(3 * MIB), root);
+    world.run_until("the end", |world| world.fetched(1, 1));
+}
+
+#[test]
 fn a_fetch_without_progress_fails_with_its_reason() {
     let mut world = World::new(2);
     let root = crate::store::dag_pb::content_id(crate::store::dag_pb::RAW, b"nowhere");

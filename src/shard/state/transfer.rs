@@ -68,6 +68,8 @@ pub(super) struct Transfer {
     kept_meanwhile: Option<BTreeSet<ContentId>>,
     /// More may be missing than is known.
     more: bool,
+    /// Nothing comes: somebody may have brought it here another way.
+    look_again: bool,
     forget_refusals_at: Option<Time>,
     /// Smoothed length of blocks.
     block_bytes: u64,
@@ -90,6 +92,7 @@ impl Transfer {
             queue: VecDeque::new(),
             kept_meanwhile: None,
             more: true,
+            look_again: false,
             forget_refusals_at: None,
             block_bytes: REQUEST_BYTES / MAX_GET as u64,
         }
@@ -124,10 +127,16 @@ impl Transfer {
     pub(super) fn wants_walk(&self) -> bool {
         let all_known_are_done = self.blocks.is_empty();
         let runs_low = self.more && self.queue.len() < FEW_KNOWN && self.blocks.len() < MAX_KNOWN / 2;
-        !self.sealing && self.kept_meanwhile.is_none() && (all_known_are_done || runs_low)
+        !self.sealing && self.kept_meanwhile.is_none() && (all_known_are_done || runs_low || self.look_again)
+    }
+
+    /// Has the store looked at again, for blocks that came another way than by this transfer.
+    pub(super) fn look_again(&mut self) {
+        self.look_again = true;
     }
 
     pub(super) fn walk_begins(&mut self) {
+        self.look_again = false;
         self.kept_meanwhile = Some(BTreeSet::new());
     }
 
@@ -138,9 +147,19 @@ impl Transfer {
         if complete || self.blocks.is_empty() {
             (self.bytes_found, self.bytes_new) = (bytes, 0);
         }
+        if !more {
+            self.forget_what_is_here(&missing);
+        }
         self.more = more;
         self.want(missing.into_iter().filter(|cid| !kept.contains(cid)).collect(), false);
         complete
+    }
+
+    /// Forgets blocks that nobody is asked for and that a whole walk did not miss.
+    fn forget_what_is_here(&mut self, missing: &[ContentId]) {
+        let missing: BTreeSet<&ContentId> = missing.iter().collect();
+        self.blocks.retain(|cid, block| !block.asked.is_empty() || block.writing || missing.contains(cid));
+        self.queue.retain(|cid| self.blocks.contains_key(cid));
     }
 
     /// Adds blocks to the queue: the children of a block before all others, so that the DAG comes depth first and
