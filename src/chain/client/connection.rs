@@ -44,15 +44,15 @@ pub(super) enum Failure {
     WrongValidator { ledger: LedgerId, found: String, wanted: NodeKey },
     #[error("it is at height {found}, behind height {seen} that was seen already")]
     Behind { found: u64, seen: u64 },
-    #[error("it speaks an unknown version of the protocol: {0}")]
+    #[error("it speaks an unknown version of the protocol: {}", brief(.0))]
     Version(#[source] RpcError),
-    #[error("its address is not usable: {0}")]
+    #[error("its address is not usable: {}", brief(.0))]
     Address(#[source] RpcError),
     #[error("{}", brief(.0))]
     Rpc(RpcError),
     #[error("no answer within {} s", REQUEST_TIMEOUT.as_secs())]
     Timeout,
-    #[error("its answer to `{path}` is an error: {log}")]
+    #[error("its answer to `{path}` is an error: {}", cut(log))]
     Query { path: &'static str, log: String },
     #[error("it has no result for every transaction of block {height}")]
     Results { height: u64 },
@@ -70,6 +70,11 @@ fn brief(error: &RpcError) -> String {
         ErrorDetail::Serde(_) => format!("its answer is not what a chain's RPC answers: {}", cause()),
         detail => detail.to_string(),
     };
+    cut(&text)
+}
+
+/// What somebody else wrote is repeated as one line of at most 300 characters.
+fn cut(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(300).collect()
 }
 
