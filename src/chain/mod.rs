@@ -7,6 +7,7 @@
 
 pub mod abci;
 pub mod client;
+mod directory_lock;
 pub mod embedded;
 pub mod ledger;
 mod log;

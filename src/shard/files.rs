@@ -132,9 +132,9 @@ impl Files {
     /// Stores what `reader` gives until its end as one file, and syncs.
     pub fn import_reader(&self, reader: impl Read) -> Result<Imported, Error> {
         let _kept_meanwhile = self.store.importing();
-        let part = import::import_stream(&*self.store, reader, Path::new("input"))?;
+        let imported = import::import_reader(&*self.store, reader)?;
         self.store.sync()?;
-        Ok(Imported { cid: part.cid, size: part.size, files: 1 })
+        Ok(imported)
     }
 
     /// Makes a directory of what is here already: names, and what they stand for.

@@ -66,7 +66,12 @@ pub fn name(path: &Path) -> Result<Imported, Error> {
 /// # Errors
 /// If it can't be read.
 pub fn name_stream(reader: impl Read) -> Result<Imported, Error> {
-    let part = import_stream(&Names, reader, Path::new("input"))?;
+    import_reader(&Names, reader)
+}
+
+/// Imports what `reader` gives until its end as one file. Nothing is synced.
+pub(super) fn import_reader(blocks: &impl Blocks, reader: impl Read) -> Result<Imported, Error> {
+    let part = import_stream(blocks, reader, Path::new("input"))?;
     Ok(Imported { cid: part.cid, size: part.size, files: 1 })
 }
 
@@ -104,7 +109,7 @@ fn import_entry(blocks: &impl Blocks, path: &Path, depth: usize, files: &mut u64
 }
 
 /// Imports what `reader` gives until its end as one file; `path` is what an error names.
-pub(super) fn import_stream(blocks: &impl Blocks, mut reader: impl Read, path: &Path) -> Result<Part, Error> {
+fn import_stream(blocks: &impl Blocks, mut reader: impl Read, path: &Path) -> Result<Part, Error> {
     let first = read_chunk(&mut reader, Vec::new(), path)?;
     if first.len() < CHUNK_BYTES {
         return keep_leaf(blocks, &first).map_err(Error::from);

@@ -75,6 +75,16 @@ pub enum Slot {
     Omitted,
 }
 
+impl Slot {
+    /// Bytes of the block in it.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Present(block) => block.len(),
+            Self::Missing | Self::Omitted => 0,
+        }
+    }
+}
+
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Refusal {

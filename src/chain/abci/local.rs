@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write as _},
     net::TcpListener,
     os::unix::fs::OpenOptionsExt as _,
@@ -366,17 +366,18 @@ fn pretty(value: &Value) -> String {
 }
 
 fn put(path: &Path, bytes: &[u8]) -> Result<(), LocalError> {
-    let written = File::create_new(path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written.map_err(|source| LocalError::Io { path: path.to_owned(), source })
+    write_new(path, bytes, 0o666)
 }
 
 fn put_secret(path: &Path, text: &str) -> Result<(), LocalError> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    write_new(path, text.as_bytes(), 0o600)
+}
+
+/// Writes and syncs a file that was not there, with these permissions as far as the process's mask allows them.
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), LocalError> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     let written = file.and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()
     });
     written.map_err(|source| LocalError::Io { path: path.to_owned(), source })

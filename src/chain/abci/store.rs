@@ -17,6 +17,7 @@ use tendermint_proto::v0_38::abci::Snapshot as Offer;
 
 use super::{Error, sync};
 use crate::chain::{
+    directory_lock,
     ledger::Ledger,
     snapshot::{self, Snapshot},
 };
@@ -125,12 +126,8 @@ fn restore(height: u64, snapshot: &Snapshot) -> Option<Ledger> {
 
 /// Makes `directory` and takes it for this process.
 fn lock(directory: &Path) -> Result<File, Error> {
-    let fail = |source| Error::Io { path: directory.to_owned(), source };
-    fs::create_dir_all(directory).map_err(fail)?;
-    let file = File::create(directory.join("lock")).map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: directory.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(fail(source)),
-    }
+    directory_lock::take(directory).map_err(|refused| match refused {
+        TryLockError::WouldBlock => Error::Locked { path: directory.to_owned() },
+        TryLockError::Error(source) => Error::Io { path: directory.to_owned(), source },
+    })
 }

@@ -47,7 +47,10 @@ pub(in crate::chain) use self::{
 };
 pub use crate::chain::log::Error as LogError;
 use crate::{
-    chain::ledger::{Genesis, GenesisError, Ledger, Parameters},
+    chain::{
+        directory_lock,
+        ledger::{Genesis, GenesisError, Ledger, Parameters},
+    },
     clock, codec,
     identity::Keypair,
     record::Recording,
@@ -308,14 +311,10 @@ pub fn lab_genesis(chain_id: LedgerId, host: NodeKey, faucet: u64, offline_after
 
 /// Makes `directory` and takes it for this process.
 fn lock(directory: &Path) -> Result<File, Error> {
-    let fail = |source| Error::Io { path: directory.to_owned(), source };
-    fs::create_dir_all(directory).map_err(fail)?;
-    let file = File::create(directory.join("lock")).map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: directory.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(fail(source)),
-    }
+    directory_lock::take(directory).map_err(|refused| match refused {
+        TryLockError::WouldBlock => Error::Locked { path: directory.to_owned() },
+        TryLockError::Error(source) => Error::Io { path: directory.to_owned(), source },
+    })
 }
 
 /// The genesis that the ledger in `directory` began from; `genesis` if it begins now.

@@ -2,20 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     path::{Path, PathBuf},
-    process::Stdio,
     time::Duration,
 };
 
 use clap::ValueEnum;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use super::process::log_tail;
+use super::process;
 use crate::{
     chain::abci::local::{self, Plan, Terms},
     cli::Error,
@@ -76,45 +70,21 @@ impl ChainProcess {
         let chain = local::init(&home, &plan)?;
         let rpc = chain.validators.iter().map(|validator| format!("http://127.0.0.1:{}", validator.rpc)).collect();
         let log = directory.join("chain.log");
-        let failed = |source| Error::File { path: log.clone(), source };
-        let output = File::create(&log).map_err(failed)?;
-        let child = Command::new(std::env::current_exe().map_err(failed)?)
-            .args(["ledger", "run", "--exit-with-parent", "--log-level", &settings.log_level, "--home"])
-            .arg(&home)
-            .arg("--cometbft")
-            .arg(&settings.cometbft)
-            // The validators end at end of file: when this process does.
-            .stdin(Stdio::piped())
-            .stdout(output.try_clone().map_err(failed)?)
-            .stderr(output)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
+        let mut command = process::this_program(&log)?;
+        command.args(["ledger", "run", "--exit-with-parent", "--log-level", &settings.log_level, "--home"]).arg(&home);
+        command.arg("--cometbft").arg(&settings.cometbft);
+        let child = process::spawn(&mut command, &log)?;
         Ok(Self { child, log, rpc })
     }
 
     /// An error with the end of its log if it ended by itself.
     pub(super) fn check(&mut self) -> Result<(), Error> {
-        match self.child.try_wait() {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => {
-                Err(Error::JobFailed(format!("the ledger ended by itself ({status})\n{}", log_tail(&self.log))))
-            }
-            Err(error) => Err(Error::JobFailed(format!("the ledger can't be watched: {error}"))),
-        }
+        process::check(&mut self.child, "the ledger", &self.log)
     }
 
     /// Stops the validators in order; false if they had to be killed.
     pub(super) async fn stop(mut self) -> bool {
-        if let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) {
-            // It may have ended a moment ago.
-            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
-        }
-        if tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.is_ok() {
-            return true;
-        }
-        let _ = self.child.kill().await;
-        false
+        process::ask_to_stop(&self.child);
+        process::finish(&mut self.child, STOP_LIMIT).await
     }
 }

@@ -45,29 +45,14 @@ impl NodeProcess {
     pub(super) fn spawn(label: &str, directory: &Path, flags: &[String]) -> Result<Self, Error> {
         let data_dir = directory.join(label);
         let log = directory.join(format!("{label}.log"));
-        let failed = |source| Error::File { path: log.clone(), source };
-        let output = File::create(&log).map_err(failed)?;
-        let program = std::env::current_exe().map_err(failed)?;
-        let mut command = Command::new(program);
+        let mut command = this_program(&log)?;
         // A test network is the same whatever its user's own node is told.
         for key in KEYS {
             command.env_remove(key.variable).env_remove(key.atlas_variable());
         }
-        let child = command
-            .env_remove("ATLAS_CONFIG")
-            .arg("--data-dir")
-            .arg(&data_dir)
-            .args(["start", "--exit-with-parent", "--node-id", label])
-            .args(flags)
-            // The node ends at end of file: when this process does.
-            .stdin(Stdio::piped())
-            .stdout(output.try_clone().map_err(failed)?)
-            .stderr(output)
-            // Ctrl-C is for this process alone; it stops the nodes in order.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(failed)?;
+        command.env_remove("ATLAS_CONFIG").arg("--data-dir").arg(&data_dir);
+        command.args(["start", "--exit-with-parent", "--node-id", label]).args(flags);
+        let child = spawn(&mut command, &log)?;
         Ok(Self {
             label: label.to_owned(),
             data_dir,
@@ -110,16 +95,7 @@ impl NodeProcess {
 
     /// An error with the end of its log if it ended by itself.
     pub(super) fn check(&mut self) -> Result<(), Error> {
-        if self.killed {
-            return Ok(());
-        }
-        match self.child.try_wait() {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => {
-                Err(Error::JobFailed(format!("{} ended by itself ({status})\n{}", self.label, log_tail(&self.log))))
-            }
-            Err(error) => Err(Error::JobFailed(format!("{} can't be watched: {error}", self.label))),
-        }
+        if self.killed { Ok(()) } else { check(&mut self.child, &self.label, &self.log) }
     }
 
     /// SIGKILL, and waits until the process is gone.
@@ -133,24 +109,65 @@ impl NodeProcess {
 
     /// Asks it to stop in order.
     pub(super) fn ask_to_stop(&mut self) {
-        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
-            // It may have ended a moment ago; `finish` finds out.
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
+        ask_to_stop(&self.child);
     }
 
     /// Waits until it is gone; false if it had to be killed.
     pub(super) async fn finish(&mut self) -> bool {
-        if self.killed || tokio::time::timeout(STOP_LIMIT, self.child.wait()).await.is_ok() {
-            return true;
-        }
-        let _ = self.child.kill().await;
-        false
+        self.killed || finish(&mut self.child, STOP_LIMIT).await
     }
 }
 
+/// This program again, to be told what to do; `log` is what an error names.
+pub(super) fn this_program(log: &Path) -> Result<Command, Error> {
+    let program = std::env::current_exe().map_err(|source| Error::File { path: log.to_owned(), source })?;
+    Ok(Command::new(program))
+}
+
+/// Starts a process that ends with this one, and writes to `log`.
+pub(super) fn spawn(command: &mut Command, log: &Path) -> Result<Child, Error> {
+    let failed = |source| Error::File { path: log.to_owned(), source };
+    let output = File::create(log).map_err(failed)?;
+    command
+        // It ends at end of file: when this process does.
+        .stdin(Stdio::piped())
+        .stdout(output.try_clone().map_err(failed)?)
+        .stderr(output)
+        // Ctrl-C is for this process alone; it stops the others in order.
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(failed)
+}
+
+/// An error with the end of its log if a process ended by itself.
+pub(super) fn check(child: &mut Child, label: &str, log: &Path) -> Result<(), Error> {
+    match child.try_wait() {
+        Ok(None) => Ok(()),
+        Ok(Some(status)) => Err(Error::JobFailed(format!("{label} ended by itself ({status})\n{}", log_tail(log)))),
+        Err(error) => Err(Error::JobFailed(format!("{label} can't be watched: {error}"))),
+    }
+}
+
+/// Asks a process to stop in order.
+pub(super) fn ask_to_stop(child: &Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // It may have ended a moment ago; `finish` finds out.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+}
+
+/// Waits until a process is gone; false if it had to be killed.
+pub(super) async fn finish(child: &mut Child, limit: Duration) -> bool {
+    if tokio::time::timeout(limit, child.wait()).await.is_ok() {
+        return true;
+    }
+    let _ = child.kill().await;
+    false
+}
+
 /// The last lines of a log.
-pub(super) fn log_tail(log: &Path) -> String {
+fn log_tail(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();

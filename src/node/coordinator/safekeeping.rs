@@ -7,7 +7,7 @@
 use super::{Coordinator, Output, Pending, view::Touched};
 use crate::{
     node::edges,
-    types::{ContentId, JobId, JobSpec, ShardSpec, TaskId},
+    types::{ContentId, JobId, JobSpec, ShardSpec},
 };
 
 /// Why the directory stays here: it is streamed to Kubo from here, maybe later.
@@ -69,8 +69,8 @@ impl Coordinator {
                 self.let_go(root);
             }
         }
-        let tasks: Vec<TaskId> = self.pinned.keys().filter(|task| task.job == job).copied().collect();
-        for root in tasks.iter().filter_map(|task| self.pinned.remove(task)).collect::<Vec<_>>() {
+        let checkpoints: Vec<_> = self.pinned.extract_if(.., |task, _| task.job == job).collect();
+        for (_, root) in checkpoints {
             self.output(Output::Unpin { root });
         }
     }

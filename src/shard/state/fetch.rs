@@ -220,7 +220,7 @@ impl State {
         now: Time,
     ) {
         let came: u64 = match result {
-            Ok(Response::Blocks(slots)) => slots.iter().map(slot_bytes).sum(),
+            Ok(Response::Blocks(slots)) => slots.iter().map(|slot| slot.bytes() as u64).sum(),
             _ => 0,
         };
         if came > charged {
@@ -436,13 +436,6 @@ impl State {
         let idle = transfer.sources().filter(|peer| self.peers.is_idle(peer));
         let times = idle.map(|peer| oldest + steal_after(self.peers.answer_time(&peer)));
         times.filter(|at| *at > self.looked).min()
-    }
-}
-
-fn slot_bytes(slot: &Slot) -> u64 {
-    match slot {
-        Slot::Present(block) => block.len() as u64,
-        Slot::Missing | Slot::Omitted => 0,
     }
 }
 

@@ -58,7 +58,7 @@ struct Peer {
 /// When a request was made, and how many answers its peer had given by then.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
-    pub(super) at: Time,
+    at: Time,
     answers: u64,
 }
 

@@ -105,7 +105,7 @@ impl Serves {
     /// The blocks were read: they take what they take.
     pub(super) fn read(&mut self, token: ResponseToken, slots: &[Slot]) {
         if let Some(serving) = self.serving.get_mut(&token) {
-            let bytes: usize = slots.iter().map(slot_bytes).sum();
+            let bytes: usize = slots.iter().map(Slot::bytes).sum();
             self.rates.refund(&serving.peer, serving.bytes.saturating_sub(bytes) as u64);
             serving.bytes = bytes;
         }
@@ -137,13 +137,6 @@ impl Serves {
 fn reserved_bytes(waiting: &Waiting) -> usize {
     let budget = usize::try_from(waiting.budget).unwrap_or(usize::MAX).max(MAX_BLOCK_BYTES);
     budget.min(waiting.cids.len() * MAX_BLOCK_BYTES).min(MAX_ANSWER_BYTES)
-}
-
-fn slot_bytes(slot: &Slot) -> usize {
-    match slot {
-        Slot::Present(block) => block.len(),
-        Slot::Missing | Slot::Omitted => 0,
-    }
 }
 
 #[cfg(test)]

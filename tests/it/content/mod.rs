@@ -60,14 +60,19 @@ impl Mesh {
     /// A file of so many MiB, no two alike.
     fn file(&self, name: &str, mib: usize) -> PathBuf {
         let path = self.lab.path().join(name);
-        fs::write(&path, bytes(mib)).unwrap();
+        fs::write(&path, mebibytes(mib)).unwrap();
         path
     }
 }
 
 /// So many MiB, no two alike.
-fn bytes(mib: usize) -> Vec<u8> {
-    (0..(mib * MIB / 8) as u64).flat_map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+fn mebibytes(mib: usize) -> Vec<u8> {
+    bytes(mib * MIB, 0)
+}
+
+/// Bytes that don't repeat within a chunk and differ between files.
+pub(crate) fn bytes(length: usize, salt: u64) -> Vec<u8> {
+    (salt..).flat_map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).take(length).collect()
 }
 
 /// Fetches and keeps; the error as a person would read it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use atlas_node::{clock, identity::Keypair};
 
-use super::{Mesh, assert_same, bytes, get, received};
+use super::{Mesh, assert_same, get, mebibytes, received};
 use crate::{
     e2e::wait::{START, until},
     hostile_peer,
@@ -25,7 +25,7 @@ async fn a_seeder_that_lies_in_every_tenth_block_is_cut_off_and_nothing_wrong_is
 
     let secret = clock::random_bytes();
     let liar = Keypair::from_secret(&secret).peer_id().to_string();
-    let blocks = Arc::new(hostile_peer::blocks_of(&bytes(CONTENT)));
+    let blocks = Arc::new(hostile_peer::blocks_of(&mebibytes(CONTENT)));
     let address = taker.address.parse().unwrap();
     let lying = tokio::spawn(hostile_peer::seed(address, secret, blocks, hostile_peer::EVERY_TENTH));
     let client = taker.client();

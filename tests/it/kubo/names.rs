@@ -9,6 +9,7 @@ use std::{
 use atlas_node::{shard::archive, store::Files as _, types::ContentId};
 
 use super::{daemon::Kubo, empty_store};
+use crate::content::bytes;
 
 /// A chunk of this profile.
 const CHUNK: usize = 1 << 20;
@@ -18,11 +19,6 @@ const WIDTH: usize = 1024;
 const SHARDED_FROM: usize = 256 * 1024;
 /// Bytes of a CID, as the threshold counts them.
 const CID_BYTES: usize = 36;
-
-/// Bytes that don't repeat within a chunk and differ between files.
-fn bytes(length: usize, salt: u64) -> Vec<u8> {
-    (salt..).flat_map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).take(length).collect()
-}
 
 fn file(directory: &Path, name: &str, length: usize) -> PathBuf {
     let path = directory.join(name);
