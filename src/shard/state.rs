@@ -176,6 +176,18 @@ impl State {
     fn ban(&mut self, peer: PeerId, blocks: u32, now: Time) {
         self.event(Event::Misbehaved { peer, blocks });
         self.peers.ban(peer, now + self.config.ban);
+        self.give_up_requests(peer, now);
+    }
+
+    /// Asks others for what `peer` was asked for, without waiting for it.
+    fn give_up_requests(&mut self, peer: PeerId, now: Time) {
+        let asked = |(id, (of, sent, _)): (&RequestId, &(PeerId, Sent, Time))| {
+            (*of == peer && matches!(sent, Sent::Get { .. })).then_some(*id)
+        };
+        let requests: Vec<RequestId> = self.requests.iter().filter_map(asked).collect();
+        for id in requests {
+            self.on_result(id, Err(SendError::Closed), now);
+        }
     }
 
     fn on_edge(&mut self, answer: edge::Answer, now: Time) {

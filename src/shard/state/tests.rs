@@ -261,6 +261,28 @@ fn a_liar_is_banned_and_the_rest_comes_from_others() {
 }
 
 #[test]
+fn what_a_liar_was_asked_for_is_asked_of_others_at_once() {
+    let mut world = World::new(3);
+    let root = world.nodes[0].add(20 * MIB);
+    let bytes = Files::new(world.nodes[0].store.clone()).read(&root, 20 * MIB).unwrap();
+    Files::new(world.nodes[1].store.clone()).import_bytes(&bytes).unwrap();
+    let mut asked = 0;
+    world.fate = Box::new(move |_, to, _| {
+        asked += usize::from(to == 1);
+        match (to, asked) {
+            (1, 2) => Fate::Lies,
+            (1, 3..) => Fate::Hangs,
+            _ => Fate::Arrives,
+        }
+    });
+    let began = world.now;
+    world.fetch(2, 1, root, &[0, 1]);
+    world.run_until("fetched", |world| world.fetched(2, 1));
+    assert!(world.nodes[2].events.iter().any(|event| lies(event).is_some()), "it was asked, and lied");
+    assert_eq!(world.now, began, "nobody was waited for");
+}
+
+#[test]
 fn what_a_hanging_peer_was_asked_for_is_brought_by_another() {
     let mut world = World::new(3);
     let root = world.nodes[0].add(12 * MIB);
