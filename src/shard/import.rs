@@ -1,13 +1,15 @@
-//! Files and directories into DAGs: one thread reads, the others hash and keep, and the tree grows in order.
+//! Files and directories into DAGs: all cores read, hash and keep, and the tree grows in order.
 //!
-//! Hashing takes longer than reading, and writing waits for the disk, so a file of many chunks is worked on by all cores.
+//! Hashing takes longer than reading, and writing waits for the disk, so a file of many chunks is worked on by all cores, and by
+//! more threads than these where they wait. What comes as a stream is read by one thread.
 //! Memory is a few chunks, whatever the size of the file. It never decides what is kept how long: whoever imports protects
 //! and pins.
 
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::Read,
+    io::{self, Read},
+    os::unix::fs::FileExt as _,
     path::Path,
     sync::{
         Mutex, PoisonError,
@@ -27,18 +29,24 @@ use crate::{
     types::ContentId,
 };
 
-/// Threads that hash and keep the chunks of one file, at most: with more, reading is what takes longest.
+/// Threads that hash and keep the chunks of one file, at most: with more, the disk is what takes longest.
 const MAX_WORKERS: usize = 16;
 /// Chunks that each thread has in hand or waits for. Memory of an import is this many times [`CHUNK_BYTES`] a thread.
 const CHUNKS_A_WORKER: usize = 2;
 
 /// Where blocks go.
 pub(super) trait Blocks: Sync {
+    /// Threads that wait for the disk while all cores are busy.
+    const WAITING: usize;
+
     /// Keeps a block, or only names it.
     fn put(&self, codec: u64, bytes: &[u8]) -> Result<ContentId, blocks::Error>;
 }
 
 impl Blocks for BlockStore {
+    /// One waits for a sync of its own, one for it to end; the cores go on.
+    const WAITING: usize = 2;
+
     fn put(&self, codec: u64, bytes: &[u8]) -> Result<ContentId, blocks::Error> {
         self.put_new(codec, bytes)
     }
@@ -48,6 +56,8 @@ impl Blocks for BlockStore {
 struct Names;
 
 impl Blocks for Names {
+    const WAITING: usize = 0;
+
     fn put(&self, codec: u64, bytes: &[u8]) -> Result<ContentId, blocks::Error> {
         Ok(dag_pb::content_id(codec, bytes))
     }
@@ -87,7 +97,7 @@ fn import_entry(blocks: &impl Blocks, path: &Path, depth: usize, files: &mut u64
     if metadata.is_file() {
         *files += 1;
         let file = at(path, File::open(path))?;
-        return import_stream(blocks, file, path);
+        return import_file(blocks, &file, metadata.len(), path);
     }
     if !metadata.is_dir() {
         return Err(Error::Special(path.to_owned()));
@@ -108,26 +118,52 @@ fn import_entry(blocks: &impl Blocks, path: &Path, depth: usize, files: &mut u64
     Ok(part)
 }
 
+/// Imports a file. Each worker reads the chunks that it hashes, so that they are in its own cache when it does.
+fn import_file(blocks: &impl Blocks, file: &File, length: u64, path: &Path) -> Result<Part, Error> {
+    let chunks = length.div_ceil(CHUNK_BYTES as u64);
+    if chunks <= 1 {
+        // A file of the system that says that it is empty may have something to read.
+        return import_stream(blocks, file, path);
+    }
+    let read = |number: u64, chunk: &mut Vec<u8>| {
+        let begin = number * CHUNK_BYTES as u64;
+        chunk.resize(usize::try_from(length - begin).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES), 0);
+        at(path, file.read_exact_at(chunk, begin).map_err(shrunk))
+    };
+    let keep = || {
+        let mut chunk = Vec::new();
+        move |number, ()| (read(number, &mut chunk).and_then(|()| Ok(keep_leaf(blocks, &chunk)?)), ())
+    };
+    with_workers(blocks, keep, |growing| (0..chunks).try_for_each(|_| growing.push(()).map(drop)))
+}
+
 /// Imports what `reader` gives until its end as one file; `path` is what an error names.
 fn import_stream(blocks: &impl Blocks, mut reader: impl Read, path: &Path) -> Result<Part, Error> {
     let first = read_chunk(&mut reader, Vec::new(), path)?;
     if first.len() < CHUNK_BYTES {
         return keep_leaf(blocks, &first).map_err(Error::from);
     }
-    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
-    let in_hand = workers * CHUNKS_A_WORKER;
-    let (chunks, waiting) = sync_channel(in_hand);
-    let (leaves, kept) = sync_channel(in_hand);
-    let waiting = Mutex::new(waiting);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            let (waiting, leaves) = (&waiting, leaves.clone());
-            scope.spawn(move || work(blocks, waiting, &leaves));
+    let keep = || |_, chunk: Vec<u8>| (keep_leaf(blocks, &chunk).map_err(Error::from), chunk);
+    with_workers(blocks, keep, |growing| {
+        let mut chunk = first;
+        // The first chunk is never empty here; an empty one is the end.
+        while !chunk.is_empty() {
+            let last = chunk.len() < CHUNK_BYTES;
+            let memory = growing.push(chunk)?.unwrap_or_default();
+            if last {
+                break;
+            }
+            chunk = read_chunk(&mut reader, memory, path)?;
         }
-        // So that they end with the workers.
-        drop(leaves);
-        Growing { blocks, chunks, kept, done: BTreeMap::new(), next: 0, in_hand }.grow(first, reader, path)
+        Ok(())
     })
+}
+
+fn shrunk(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return io::Error::new(error.kind(), "it became shorter while it was read");
+    }
+    error
 }
 
 /// The bytes of the next chunk, in memory that was used before; shorter than a chunk at the end.
@@ -142,69 +178,97 @@ fn keep_leaf(blocks: &impl Blocks, chunk: &[u8]) -> Result<Part, blocks::Error> 
     Ok(Part { cid: blocks.put(RAW, chunk)?, size, total_size: size })
 }
 
-/// A chunk with its place in the file.
-type Chunk = (u64, Vec<u8>);
-/// What became of it, and its memory.
-type Leaf = (u64, Result<Part, blocks::Error>, Vec<u8>);
+/// What became of a chunk of this number, and its memory.
+type Leaf<T> = (u64, Result<Part, Error>, T);
 
-/// Hashes and keeps chunks until there are no more.
-fn work(blocks: &impl Blocks, waiting: &Mutex<Receiver<Chunk>>, leaves: &SyncSender<Leaf>) {
+/// Has the chunks that `feed` pushes kept by workers, each by its own `keep`, and makes them one file.
+fn with_workers<B: Blocks, T: Send, K>(
+    blocks: &B,
+    keep: impl Fn() -> K,
+    feed: impl FnOnce(&mut Growing<'_, B, T>) -> Result<(), Error>,
+) -> Result<Part, Error>
+where
+    K: FnMut(u64, T) -> (Result<Part, Error>, T) + Send,
+{
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = (cores + B::WAITING).min(MAX_WORKERS);
+    let in_hand = workers * CHUNKS_A_WORKER;
+    let (chunks, waiting) = sync_channel(in_hand);
+    let (leaves, kept) = sync_channel(in_hand);
+    let waiting = Mutex::new(waiting);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            let (waiting, leaves, keep) = (&waiting, leaves.clone(), keep());
+            scope.spawn(move || work(waiting, &leaves, keep));
+        }
+        // So that they end with the workers.
+        drop(leaves);
+        let tree = FileBuilder::default();
+        let mut growing = Growing { blocks, tree, chunks, kept, done: BTreeMap::new(), next: 0, sent: 0, in_hand };
+        feed(&mut growing)?;
+        growing.finish()
+    })
+}
+
+/// Keeps chunks until there are no more.
+fn work<T>(
+    waiting: &Mutex<Receiver<(u64, T)>>,
+    leaves: &SyncSender<Leaf<T>>,
+    mut keep: impl FnMut(u64, T) -> (Result<Part, Error>, T),
+) {
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok((number, chunk)) = next else { return };
-        let leaf = keep_leaf(blocks, &chunk);
+        let (leaf, memory) = keep(number, chunk);
         // Nobody listens any more after an error.
-        if leaves.send((number, leaf, chunk)).is_err() {
+        if leaves.send((number, leaf, memory)).is_err() {
             return;
         }
     }
 }
 
-/// A file of more than one chunk, on its way.
-struct Growing<'a, B> {
+/// A file of more than one chunk, on its way. A chunk is its bytes, or nothing where the workers read it.
+struct Growing<'a, B, T> {
     blocks: &'a B,
-    chunks: SyncSender<Chunk>,
-    kept: Receiver<Leaf>,
+    tree: FileBuilder,
+    chunks: SyncSender<(u64, T)>,
+    kept: Receiver<Leaf<T>>,
     /// Leaves whose predecessors are not done yet.
     done: BTreeMap<u64, Part>,
     /// The leaf that the tree needs next.
     next: u64,
+    /// Chunks that were pushed.
+    sent: u64,
     in_hand: usize,
 }
 
-impl<B: Blocks> Growing<'_, B> {
-    fn grow(mut self, first: Vec<u8>, mut reader: impl Read, path: &Path) -> Result<Part, Error> {
-        let mut tree = FileBuilder::default();
-        let (mut sent, mut chunk) = (0, first);
-        // The first chunk is never empty here; an empty one is the end.
-        while !chunk.is_empty() {
-            let last = chunk.len() < CHUNK_BYTES;
-            self.chunks.send((sent, chunk)).map_err(|_| Error::Workers)?;
-            sent += 1;
-            chunk = Vec::new();
-            if sent - self.next >= self.in_hand as u64 {
-                chunk = self.take(&mut tree)?;
-            }
-            if last {
-                break;
-            }
-            chunk = read_chunk(&mut reader, chunk, path)?;
+impl<B: Blocks, T> Growing<'_, B, T> {
+    /// Hands the next chunk to the workers. When they have enough, waits for one, and gives its memory back.
+    fn push(&mut self, chunk: T) -> Result<Option<T>, Error> {
+        self.chunks.send((self.sent, chunk)).map_err(|_| Error::Workers)?;
+        self.sent += 1;
+        if self.sent - self.next < self.in_hand as u64 {
+            return Ok(None);
         }
-        while self.next < sent {
-            self.take(&mut tree)?;
+        self.take().map(Some)
+    }
+
+    fn finish(mut self) -> Result<Part, Error> {
+        while self.next < self.sent {
+            self.take()?;
         }
         let mut put = |node: Vec<u8>| self.blocks.put(DAG_PB, &node).map(drop);
-        let root = tree.finish(&mut put)?;
+        let root = self.tree.finish(&mut put)?;
         Ok(root.expect("at least one leaf was pushed"))
     }
 
     /// Waits for one chunk to be kept, and puts what can be put into the tree. Gives the chunk's memory back.
-    fn take(&mut self, tree: &mut FileBuilder) -> Result<Vec<u8>, Error> {
+    fn take(&mut self) -> Result<T, Error> {
         let (number, leaf, memory) = self.kept.recv().map_err(|_| Error::Workers)?;
         self.done.insert(number, leaf?);
         while let Some(part) = self.done.remove(&self.next) {
             self.next += 1;
-            tree.push(part, &mut |node: Vec<u8>| self.blocks.put(DAG_PB, &node).map(drop))?;
+            self.tree.push(part, &mut |node: Vec<u8>| self.blocks.put(DAG_PB, &node).map(drop))?;
         }
         Ok(memory)
     }
@@ -212,7 +276,7 @@ impl<B: Blocks> Growing<'_, B> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, io};
+    use std::collections::HashSet;
 
     use super::*;
 
@@ -221,6 +285,8 @@ mod tests {
     struct Slow(Mutex<HashSet<ContentId>>);
 
     impl Blocks for Slow {
+        const WAITING: usize = 3;
+
         fn put(&self, codec: u64, bytes: &[u8]) -> Result<ContentId, blocks::Error> {
             for _ in 0..u32::from(255 - bytes.first().copied().unwrap_or_default()) {
                 std::thread::yield_now();
@@ -235,6 +301,8 @@ mod tests {
     struct Failing(u8);
 
     impl Blocks for Failing {
+        const WAITING: usize = 0;
+
         fn put(&self, codec: u64, bytes: &[u8]) -> Result<ContentId, blocks::Error> {
             match bytes.first() {
                 Some(first) if *first == self.0 => Err(blocks::Error::Full { used: 1, quota: 1 }),
@@ -265,6 +333,30 @@ mod tests {
             assert_eq!((part.cid, part.size), (in_order(&bytes), bytes.len() as u64), "{chunks} chunks and {more}");
             assert!(blocks.0.lock().unwrap().contains(&part.cid));
         }
+    }
+
+    #[test]
+    fn a_file_is_what_a_stream_of_its_bytes_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        for (chunks, more) in [(0, 0), (0, 3), (1, 0), (1, 1), (2, 0), (9, 5), (70, 0)] {
+            let (bytes, blocks) = (sample(chunks, more), Slow::default());
+            fs::write(&path, &bytes).unwrap();
+            let imported = import_path(&blocks, &path).unwrap();
+            let streamed = import_reader(&Names, &bytes[..]).unwrap();
+            assert_eq!((imported.cid, imported.size), (streamed.cid, streamed.size), "{chunks} chunks and {more}");
+            assert!(blocks.0.lock().unwrap().contains(&imported.cid));
+        }
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_is_an_error_with_its_path() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("shrunk");
+        fs::write(&path, sample(3, 0)).unwrap();
+        let file = File::open(&path).unwrap();
+        let failed = import_file(&Names, &file, 4 * CHUNK_BYTES as u64, &path).unwrap_err();
+        assert!(failed.to_string().contains("shrunk"), "{failed}");
     }
 
     #[test]
