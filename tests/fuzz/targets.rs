@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use atlas_node::{
     api,
     chain::{
-        self,
+        self, abci,
         client::{self, Transport, TransportError},
         embedded,
         ledger::{Genesis, Key, Ledger, Parameters, Proof},
@@ -38,9 +38,11 @@ use atlas_node::{
         Time,
     },
 };
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tendermint_proto::v0_38::abci::{Request, RequestCheckTx, RequestQuery, request};
 
 /// The ledger of the vectors.
 const CHAIN: &str = "atlas-test";
@@ -135,6 +137,7 @@ pub(crate) fn all() -> Vec<Target> {
         own(&SCRIPT),
         own(&REQUESTS),
         own(&SERVICES),
+        own(&ABCI),
     ]
 }
 
@@ -155,6 +158,9 @@ const SCRIPT: Own = ("script", &[("events", script_events), ("gradient", script_
 const REQUESTS: Own = ("requests", &[("request", ledger_request), ("uri", ledger_uri)]);
 /// What Kubo and a chain's RPC answer.
 const SERVICES: Own = ("services", &[("kubo", kubo_answer), ("chain", chain_answer)]);
+
+/// What comes to the application's socket.
+const ABCI: Own = ("abci", &[("frames", abci_frames), ("abci-query", abci_query)]);
 
 fn own((name, decoders): &Own) -> Target {
     target(name, "", decoders)
@@ -320,6 +326,66 @@ fn proof_of_record(bytes: &[u8]) {
         let holds = proof.verify(Digest([7; 32]), &Key::Genesis);
         assert!(!holds, "nobody finds a proof for that app hash");
     }
+}
+
+/// Frames as CometBFT sends them, whole or not; what asks is answered.
+fn abci_frames(bytes: &[u8]) {
+    let mut received = BytesMut::from(bytes);
+    while let Ok(Some(request)) = abci::wire::take_request(&mut received) {
+        if let request::Value::Query(request) = request {
+            answer_abci(&request);
+        }
+    }
+    assert!(received.len() <= bytes.len(), "nothing is made out of nothing");
+}
+
+fn abci_query(bytes: &[u8]) {
+    if let Ok(request) = RequestQuery::decode(bytes) {
+        answer_abci(&request);
+    }
+}
+
+/// An answer is one of three: a refusal with words, a value alone, or the value of an account with a proof that holds.
+fn answer_abci(request: &RequestQuery) {
+    static LEDGER: OnceLock<Ledger> = OnceLock::new();
+    let ledger = LEDGER.get_or_init(ledger);
+    let response = abci::answer_query(Some(ledger), request);
+    assert!((response.code == 0) != response.value.is_empty(), "an answer or a refusal, never both");
+    assert!((response.code == 0) == response.log.is_empty(), "a refusal has words");
+    let Some(proof) = response.proof_ops else { return };
+    assert!(request.prove && proof.ops.len() == 1, "one operator, and only for who asks for it");
+    if request.path == query::GET_ACCOUNT {
+        let key = Key::Account(codec::decode(&request.data, MAX_ANSWER).expect("it was answered"));
+        let proof: Proof = codec::decode(&proof.ops[0].data, MAX_ANSWER).expect("a proof is what protocols/ says");
+        assert!(proof.verify(ledger.app_hash(), &key), "the proof of {key:?} holds");
+    }
+}
+
+/// Queries for an account that is there and for one that is not, and one for a height that is gone.
+fn abci_query_seeds() -> Vec<RequestQuery> {
+    let ask = |path: &str, data: Vec<u8>, height| RequestQuery {
+        path: path.to_owned(),
+        data: data.into(),
+        height,
+        prove: true,
+    };
+    let account = |secret| codec::encode(&Keypair::from_secret(&[secret; 32]).node_key());
+    vec![
+        ask(query::GET_ACCOUNT, account(1), 0),
+        ask(query::GET_ACCOUNT, account(200), 0),
+        ask(query::GET_MODEL, codec::encode(&"mine:1"), 0),
+        ask(query::LIST_JOBS, Vec::new(), 7),
+        ask(query::PROVE, codec::encode(&Key::Clock), 0),
+    ]
+}
+
+fn abci_frame_seeds() -> Vec<Vec<u8>> {
+    let frame = |value| Request { value: Some(value) }.encode_length_delimited_to_vec();
+    let check = request::Value::CheckTx(RequestCheckTx { tx: Bytes::from_static(b"x"), r#type: 0 });
+    let asked = abci_query_seeds().into_iter().map(request::Value::Query).chain([check]).map(frame);
+    let frames: Vec<Vec<u8>> = asked.collect();
+    let all = frames.concat();
+    frames.into_iter().chain([all]).collect()
 }
 
 fn snapshot(bytes: &[u8]) {
@@ -499,6 +565,8 @@ fn own_seeds(kind: &str) -> Vec<Vec<u8>> {
             (0..11).map(|path| vec![path]).chain([vec![9, 0], vec![10, 0x65, b'C', b'l', b'o', b'c', b'k']]).collect()
         }
         "snapshot" => vec![ledger().snapshot()],
+        "frames" => abci_frame_seeds(),
+        "abci-query" => abci_query_seeds().iter().map(RequestQuery::encode_to_vec).collect(),
         "genesis" => vec![serde_json::to_vec(ledger().genesis()).expect("a genesis has text keys")],
         "evidence" => vec![evidence_seed()],
         "manifest" => vec![

@@ -38,6 +38,7 @@ pub mod wire;
 use std::{io, num::NonZeroU64, path::PathBuf};
 
 pub use genesis::InitError;
+pub use query::answer as answer_query;
 pub use server::{Address, AddressError, Server};
 
 /// The most bytes of transactions in a block that a chain of this ledger may have: a chain's `block.max_bytes` may be less,

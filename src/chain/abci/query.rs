@@ -21,8 +21,8 @@ const PROOF_TYPE: &str = "atlas/jmt/v1";
 /// The longest data of a query that has a proof, in bytes: an id.
 const MAX_DATA: usize = 1024;
 
-/// Answers from the last block. `ledger` is none before the first.
-pub(super) fn answer(ledger: Option<&Ledger>, request: &RequestQuery) -> ResponseQuery {
+/// Answers from the last block, whatever is asked; a refusal is a code with words. `ledger` is none before the first.
+pub fn answer(ledger: Option<&Ledger>, request: &RequestQuery) -> ResponseQuery {
     let Some(ledger) = ledger else {
         return refusal(0, "the chain has not begun".to_owned());
     };

@@ -122,7 +122,13 @@ impl Tree {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::codec;
+
+    /// Longer than any proof here.
+    const MAX_PROOF: usize = 1 << 20;
 
     fn model(index: usize) -> Key {
         Key::Model(index.to_string())
@@ -159,5 +165,35 @@ mod tests {
         let absent = tree.prove(&model(99), None).unwrap();
         assert!(absent.verify(tree.root(), &model(99)));
         assert!(!absent.verify(tree.root(), &model(7)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_proof_is_refused_or_shows_what_it_showed(
+            count in 1..40_usize, asked in 0..60_usize, at in any::<usize>(), bit in 0..8_u8, cut in any::<bool>(),
+        ) {
+            let mut tree = Tree::new();
+            tree.update((0..count).map(|index| (model(index), value(index))));
+            let shown = (asked < count).then(|| value(asked)).flatten();
+            let mut bytes = codec::encode(&tree.prove(&model(asked), shown.clone()).unwrap());
+            let whole: Proof = codec::decode(&bytes, MAX_PROOF).unwrap();
+            prop_assert!(whole.verify(tree.root(), &model(asked)));
+            let at = at % bytes.len();
+            if cut {
+                bytes.truncate(at);
+            } else {
+                bytes[at] ^= 1 << bit;
+            }
+            if let Ok(damaged) = codec::decode::<Proof>(&bytes, MAX_PROOF) {
+                prop_assert!(!damaged.verify(tree.root(), &model(asked)) || damaged.value == shown);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_proof_of_nothing_or_no_proof(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            if let Ok(proof) = codec::decode::<Proof>(&bytes, MAX_PROOF) {
+                prop_assert!(!proof.verify(Digest([7; 32]), &Key::Genesis));
+            }
+        }
     }
 }
