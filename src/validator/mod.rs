@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     chain::records::{Job, Node, Task},
-    types::{ContentId, JobStatus, LedgerId, NodeKey, NodeStatus, Resources, ShardSpec, TaskStatus, Time},
+    types::{ContentId, JobStatus, LedgerId, NodeKey, NodeStatus, Resources, Settle, ShardSpec, TaskStatus, Time},
 };
 
 /// What the operator agrees to work for.
@@ -60,6 +60,17 @@ impl Policy {
     }
 }
 
+/// A task that this node holds already.
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a> {
+    /// The ledger that gave it.
+    pub ledger: &'a LedgerId,
+    /// Its job.
+    pub job: &'a Job,
+    /// The task.
+    pub task: &'a Task,
+}
+
 /// What is known when the question is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -75,6 +86,8 @@ pub struct View<'a> {
     pub task: &'a Task,
     /// What the resource manager has free.
     pub free: Resources,
+    /// What this node holds, on every ledger it works for.
+    pub held: &'a [Held<'a>],
     /// Ledger time.
     pub now: Time,
 }
@@ -92,7 +105,39 @@ pub fn validate_assignment(view: &View<'_>, policy: &Policy) -> Result<(), Rejec
     if view.job.paused {
         return Err(Rejection::JobPaused);
     }
-    check_capacity(&view.free, view.job, shard(view)?)
+    check_double_work(view)?;
+    check_capacity(&view.free, view.job, shard(view)?)?;
+    check_registered(view)
+}
+
+/// Whether this node computes the very same for another paid job already. One computation would be paid twice, and two
+/// jobs that were meant to check each other would hang on one node.
+fn check_double_work(view: &View<'_>) -> Result<(), Rejection> {
+    let paid = |job: &Job| job.spec.settle == Settle::Ledger && job.spec.budget > 0;
+    let wanted = Held { ledger: view.ledger, job: view.job, task: view.task };
+    let same =
+        |held: &&Held<'_>| held.job.id != view.job.id && paid(held.job) && computation(held) == computation(&wanted);
+    match view.held.iter().find(same) {
+        Some(held) if paid(view.job) => Err(Rejection::DoubleWork { job: held.job.id }),
+        _ => Ok(()),
+    }
+}
+
+/// What decides the result of a task: equal ones give equal updates.
+fn computation<'a>(held: &Held<'a>) -> impl PartialEq + use<'a> {
+    let (spec, slot) = (&held.job.spec, held.task.id.slot);
+    let shard = held.job.shards.get(slot as usize).map(|shard| shard.cid);
+    (spec.bundle, spec.model, &spec.config, spec.seed, spec.local_steps, shard, slot)
+}
+
+/// The ledger's own rule: what a node holds there must fit into what it registered there.
+fn check_registered(view: &View<'_>) -> Result<(), Rejection> {
+    let here = view.held.iter().filter(|held| held.ledger == view.ledger && held.task.id != view.task.id);
+    let booked = here.fold(view.job.spec.resources, |sum, held| sum.plus(&held.job.spec.resources));
+    match view.node.and_then(|node| node.resources.lacks(&booked)) {
+        None => Ok(()),
+        Some(resource) => Err(Rejection::Registered { resource }),
+    }
 }
 
 /// Whether the task, and with it its shard, is free for `me` or held by it already. A slot's shard is its own even where

@@ -1,6 +1,6 @@
 //! Why a node does not take a task, in words for the submitter.
 
-use crate::types::{JobStatus, LedgerId, NodeKey, NodeStatus, Slot, TaskStatus};
+use crate::types::{JobId, JobStatus, LedgerId, NodeKey, NodeStatus, Slot, TaskStatus};
 
 /// Why a node does not take a task.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,6 +75,18 @@ pub enum Rejection {
         /// Its state.
         status: TaskStatus,
     },
+    /// This node does the same work for another job, and would be paid twice for it.
+    #[error("this node computes the same for job {job}; another node can take the task, or this one once that is done")]
+    DoubleWork {
+        /// The other job.
+        job: JobId,
+    },
+    /// With what the node holds on this ledger, it has registered too little there.
+    #[error("this node has registered too little {resource} on the task's ledger for one more task")]
+    Registered {
+        /// The first resource that does not suffice.
+        resource: &'static str,
+    },
     /// Too little is free here.
     #[error("this node has too little {resource} free for the job's `[resources]`")]
     Capacity {
@@ -91,6 +103,8 @@ impl Rejection {
             | Self::NotRegistered
             | Self::Unhealthy { .. }
             | Self::Held { .. }
+            | Self::DoubleWork { .. }
+            | Self::Registered { .. }
             | Self::Capacity { .. }
             | Self::TaskNotFree { status: TaskStatus::Rollback | TaskStatus::Delegated } => true,
             Self::LedgerNotAccepted { .. }

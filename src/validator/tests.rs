@@ -61,6 +61,8 @@ struct Case {
     job: Job,
     task: Task,
     free: Resources,
+    /// What the node holds besides, by ledger.
+    held: Vec<(LedgerId, Job, Task)>,
     now: Time,
     policy: Policy,
 }
@@ -74,7 +76,7 @@ impl Case {
                 node_id: "me".into(),
                 address: None,
                 status: NodeStatus::Online,
-                resources: Resources::default(),
+                resources: Resources { cpu_millicores: 1_000, memory_bytes: 1_000, storage_bytes: 1_000, gpu_count: 0 },
                 listen: Vec::new(),
                 attributes: Default::default(),
                 reputation: 10_000,
@@ -131,6 +133,7 @@ impl Case {
                 error: None,
             },
             free: Resources { cpu_millicores: 1_000, memory_bytes: 1_000, storage_bytes: 100, gpu_count: 0 },
+            held: Vec::new(),
             now: NOW,
             policy: Policy::default(),
         }
@@ -143,6 +146,7 @@ impl Case {
     }
 
     fn ask(&self) -> Result<(), Rejection> {
+        let held: Vec<Held<'_>> = self.held.iter().map(|(ledger, job, task)| Held { ledger, job, task }).collect();
         let view = View {
             me: ME,
             node: self.node.as_ref(),
@@ -150,6 +154,7 @@ impl Case {
             job: &self.job,
             task: &self.task,
             free: self.free,
+            held: &held,
             now: self.now,
         };
         validate_assignment(&view, &self.policy)
@@ -254,6 +259,42 @@ fn the_operator_decides_for_whom_the_node_works() {
     assert_eq!(bundle.ask(), Err(Rejection::BundleNotAllowed));
     let cheap = Case::with(|case| case.policy.minimum_budget = 101);
     assert_eq!(cheap.ask(), Err(Rejection::BudgetTooSmall { budget: 100, minimum: 101 }));
+}
+
+/// A good case of a node that holds the same slot of another job of this ledger.
+fn holding(change: impl FnOnce(&mut Job)) -> Case {
+    Case::with(|case| {
+        let mut other = case.job.clone();
+        other.id = JobId([8; 32]);
+        change(&mut other);
+        let task =
+            Task { id: TaskId { job: other.id, slot: case.task.id.slot }, holder: Some(ME), ..case.task.clone() };
+        case.held.push((case.ledger.clone(), other, task));
+    })
+}
+
+#[test]
+fn the_same_work_is_not_taken_for_two_paid_jobs() {
+    assert_eq!(holding(|_| ()).ask(), Err(Rejection::DoubleWork { job: JobId([8; 32]) }));
+    assert!(Rejection::DoubleWork { job: JobId([8; 32]) }.is_temporary());
+    assert_eq!(holding(|other| other.spec.seed += 1).ask(), Ok(()), "it draws other batches");
+    assert_eq!(holding(|other| other.shards[1].cid = content(5)).ask(), Ok(()), "it has other data");
+    assert_eq!(holding(|other| other.spec.budget = 0).ask(), Ok(()), "nobody pays for the other");
+    let mut unpaid = holding(|_| ());
+    unpaid.job.spec.settle = Settle::None;
+    assert_eq!(unpaid.ask(), Ok(()), "nobody pays for this one");
+    let mut own = holding(|_| ());
+    own.held[0].1.id = own.job.id;
+    assert_eq!(own.ask(), Ok(()), "two slots of one job are two tasks");
+}
+
+#[test]
+fn what_is_held_on_a_ledger_must_fit_into_what_is_registered_there() {
+    let mut case = holding(|other| other.spec.seed += 1);
+    case.node.as_mut().unwrap().resources.cpu_millicores = 999;
+    assert_eq!(case.ask(), Err(Rejection::Registered { resource: "cpu" }));
+    case.held[0].0 = "another".into();
+    assert_eq!(case.ask(), Ok(()), "another ledger books for itself");
 }
 
 type Change = fn(&mut JobSpec);

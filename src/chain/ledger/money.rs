@@ -102,12 +102,61 @@ fn pay(state: &mut State, node: &NodeKey, share: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{FAUCET, World, id, register_message, room};
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::super::{
+        Genesis, Parameters,
+        testing::{FAUCET, World, genesis, id, register_message, room, spec},
+    };
     use crate::{
         chain::wire::{Code, Message},
         identity,
-        types::JobStatus,
+        types::{JobSpec, JobStatus, Quorum},
     };
+
+    /// Three nodes, of which the first owns nearly all the money there can be, and a reward without a limit.
+    fn rich(balance: u64) -> World {
+        let base = genesis();
+        let parameters = Parameters { base_reward: u64::MAX, ..base.parameters };
+        let mut world = World::with(Genesis { parameters, accounts: BTreeMap::from([(id(1), balance)]), ..base });
+        (1..=3).for_each(|number| world.ok(number, register_message()));
+        world
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Every block is checked for conservation by [`World::block`].
+        #[test]
+        fn amounts_near_the_largest_are_neither_lost_nor_paid_twice(
+            short_of_all in 0..4 * FAUCET, kept in 0..1_000_u64, rounds in 1..4_u32, cancelled_after in 0..4_u32,
+        ) {
+            let mut world = rich(u64::MAX - short_of_all);
+            let supply = world.ledger.state.clock().supply;
+            prop_assert_eq!(supply, (u64::MAX - short_of_all).saturating_add(3 * FAUCET));
+            let budget = world.account(1).balance - kept;
+            let job = world.submit(1, JobSpec { budget, ..spec(rounds, Quorum::All) }, 2);
+            [(2, 0), (3, 1)].into_iter().for_each(|(holder, slot)| world.lease(holder, job, slot));
+            for round in 0..rounds {
+                if round == cancelled_after {
+                    world.ok(1, Message::CancelJob { job_id: job });
+                    break;
+                }
+                [(2, 3, 0), (3, 2, 1)].into_iter().for_each(|(worker, checker, slot)| world.prove(worker, checker, job, slot));
+                world.close(job, &[2, 3]);
+            }
+            world.pass(4, &[1, 2, 3]);
+            let paid = world.job(job).paid;
+            prop_assert_eq!(world.node(2).rewards + world.node(3).rewards, paid);
+            world.pass(4, &[1, 2, 3]);
+            prop_assert_eq!((world.job(job).escrow, world.job(job).paid), (0, paid));
+            prop_assert_eq!(world.node(2).rewards + world.node(3).rewards, paid, "nobody is paid twice");
+            let balances: u64 = (1..=3).map(|number| world.account(number).balance).sum();
+            prop_assert_eq!(balances, supply, "all that was not earned went back");
+        }
+    }
 
     fn pay_to(address: String) -> Message {
         let Message::RegisterNode { node_id, listen, attributes, .. } = register_message() else { unreachable!() };

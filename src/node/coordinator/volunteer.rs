@@ -64,6 +64,7 @@ impl Coordinator {
         let state = self.ledgers.get(ledger).ok_or("its ledger is not followed here")?;
         let record = state.view.tasks.get(&task).ok_or("its ledger does not list it yet")?;
         let job = state.view.jobs.get(&task.job).ok_or("its ledger does not list its job yet")?;
+        let held: Vec<validator::Held<'_>> = self.works.values().filter_map(|work| self.held_by_me(work)).collect();
         let view = validator::View {
             me: self.me,
             node: state.view.nodes.get(&self.me),
@@ -71,9 +72,17 @@ impl Coordinator {
             job,
             task: record,
             free: self.resources.free(),
+            held: &held,
             now: self.now,
         };
         validator::validate_assignment(&view, &self.config.policy).map_err(|rejection| rejection.to_string())
+    }
+
+    /// A task of which its ledger says that this node holds it.
+    fn held_by_me<'a>(&'a self, work: &'a Work) -> Option<validator::Held<'a>> {
+        let view = &self.ledgers.get(&work.ledger)?.view;
+        let task = view.tasks.get(&work.task).filter(|task| task.holder == Some(self.me))?;
+        Some(validator::Held { ledger: &work.ledger, job: view.jobs.get(&task.id.job)?, task })
     }
 
     /// This node's place among the volunteers: 0 is first.
