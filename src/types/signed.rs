@@ -82,6 +82,11 @@ impl Signed {
             return Err(SignedError::TooLong { length: self.body.len(), limit: T::LIMIT });
         }
         memo::once(T::DOMAIN, self, || self.verify::<T>())?;
+        self.open_verified()
+    }
+
+    /// Opens what [`Signed::open`] opened before, all of it the same: everything is checked again but the signature.
+    pub(crate) fn open_verified<T: SignedObject>(&self) -> Result<T, SignedError> {
         let object: T = codec::decode(&self.body, T::LIMIT).map_err(SignedError::Body)?;
         match object.speaker() {
             Some(speaker) if speaker != self.signer => Err(SignedError::Speaker),

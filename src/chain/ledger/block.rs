@@ -5,9 +5,10 @@ use crate::types::Time;
 
 /// Applies the next block.
 pub(super) fn apply(ledger: &mut Ledger, time: Time, transactions: &[Vec<u8>]) -> BlockResult {
-    let state = &mut ledger.state;
+    let (state, known) = (&mut ledger.state, &ledger.authentic);
     advance_clock(state, time);
-    let results: Vec<TransactionResult> = transactions.iter().map(|bytes| transaction::apply(state, bytes)).collect();
+    let results: Vec<TransactionResult> =
+        transactions.iter().map(|bytes| transaction::apply(state, known, bytes)).collect();
     end(state);
     let events = state.take_events();
     ledger.commit();

@@ -1,6 +1,6 @@
 //! One transaction: who sent it, whether it is next, and which rule it goes to.
 
-use super::{TransactionResult, refusal::Refusal, state::State};
+use super::{TransactionResult, authentic::Authentic, refusal::Refusal, state::State};
 use super::{jobs, models, nodes, receipts, refusal::ensure, rounds, tasks};
 use crate::{
     chain::wire::{MAX_TRANSACTION, Message, Transaction},
@@ -28,8 +28,8 @@ pub struct Claim {
 }
 
 /// Whether a transaction may wait for a block.
-pub(super) fn check(state: &State, bytes: &[u8]) -> TransactionResult {
-    let checked = claim(state, bytes).and_then(|claim| {
+pub(super) fn check(state: &State, known: &Authentic, bytes: &[u8]) -> TransactionResult {
+    let checked = claim(state, known, bytes).and_then(|claim| {
         let expected = next_nonce(state, &claim.creator);
         ensure(claim.nonce >= expected, || used_nonce(claim.nonce, expected))
     });
@@ -37,14 +37,14 @@ pub(super) fn check(state: &State, bytes: &[u8]) -> TransactionResult {
 }
 
 /// What a transaction claims, if it is whole, authentic and for this ledger. Looks at no account.
-pub(super) fn claim(state: &State, bytes: &[u8]) -> Result<Claim, Refusal> {
-    open(state, bytes).map(|(context, _)| Claim { creator: context.creator, nonce: context.nonce })
+pub(super) fn claim(state: &State, known: &Authentic, bytes: &[u8]) -> Result<Claim, Refusal> {
+    open(state, known, bytes).map(|(context, _)| Claim { creator: context.creator, nonce: context.nonce })
 }
 
 /// Applies a transaction. One that is authentic and next uses its nonce even if its message fails; of a failed
 /// message nothing else remains, but that a refused receipt is counted.
-pub(super) fn apply(state: &mut State, bytes: &[u8]) -> TransactionResult {
-    let (context, message) = match open(state, bytes) {
+pub(super) fn apply(state: &mut State, known: &Authentic, bytes: &[u8]) -> TransactionResult {
+    let (context, message) = match open(state, known, bytes) {
         Ok(opened) => opened,
         Err(refusal) => return refusal.into(),
     };
@@ -68,19 +68,22 @@ pub(super) fn apply(state: &mut State, bytes: &[u8]) -> TransactionResult {
     }
 }
 
-fn open(state: &State, bytes: &[u8]) -> Result<(Context, Message), Refusal> {
+fn open(state: &State, known: &Authentic, bytes: &[u8]) -> Result<(Context, Message), Refusal> {
     let signed: Signed =
         codec::decode(bytes, MAX_TRANSACTION).map_err(|error| Refusal::malformed(format!("transaction: {error}")))?;
     // The signature covers the body and not the envelope: without this, anybody could write the envelope in another way and
     // so give a transaction another hash, and with it another lease and other assignments.
     ensure(codec::encode(&signed) == bytes, || Refusal::malformed("transaction: its envelope is not canonical CBOR"))?;
-    let transaction: Transaction = signed.open().map_err(|error| Refusal::unopened("transaction", &error))?;
+    let hash = Digest::of(bytes);
+    let opened = if known.knows(&hash) { signed.open_verified() } else { signed.open() };
+    let transaction: Transaction = opened.map_err(|error| Refusal::unopened("transaction", &error))?;
+    known.remember(hash);
     let chain_id = &state.genesis().chain_id;
     ensure(transaction.chain_id == *chain_id, || {
         let theirs: String = transaction.chain_id.chars().take(super::MAX_CHAIN_ID).collect();
         Refusal::chain_id(format!("the transaction is for ledger `{theirs}`, this is `{chain_id}`"))
     })?;
-    let context = Context { creator: signed.signer, nonce: transaction.nonce, hash: Digest::of(bytes) };
+    let context = Context { creator: signed.signer, nonce: transaction.nonce, hash };
     Ok((context, transaction.message))
 }
 
