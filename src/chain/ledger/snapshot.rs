@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Key, Ledger, SnapshotError, authentic::Authentic, authenticated::Tree, changes::Changed, entries::Entry,
-    state::State,
+use super::{Key, Ledger, SnapshotError, authenticated::Tree, changes::Changed, entries::Entry, state::State};
+use crate::{
+    codec,
+    types::{Digest, Verified},
 };
-use crate::{codec, types::Digest};
 
 /// Grows with each change of what a snapshot means.
 const FORMAT: u32 = 1;
@@ -63,7 +63,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Ledger, SnapshotError> {
     check_complete(&entries)?;
     let mut state = State::from_entries(entries);
     state.take_changed();
-    Ok(Ledger { state, tree, changed, authentic: Authentic::default() })
+    Ok(Ledger { state, tree, changed, verified: Verified::default() })
 }
 
 fn check_complete(entries: &BTreeMap<Key, Entry>) -> Result<(), SnapshotError> {
