@@ -148,6 +148,8 @@ pub struct Data {
     pub records: Records,
     /// The part that no shard gets, in basis points.
     pub held_out: u32,
+    /// Only nodes that hold a task of the job, and the submitter, may read it.
+    pub sealed: bool,
 }
 
 /// What a record is.

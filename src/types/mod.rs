@@ -6,6 +6,7 @@
 mod beat;
 mod cause;
 mod checkpoint;
+mod data_key;
 mod ids;
 mod job;
 mod receipt;
@@ -20,6 +21,7 @@ mod verified;
 pub use beat::{Beat, Load};
 pub use cause::{Cause, OrCause, words};
 pub use checkpoint::{CHECKPOINT_MAX_AGE, CheckpointManifest, CheckpointRef};
+pub use data_key::DataKey;
 pub use ids::{
     AssignmentId, ContentId, Digest, Generation, JobId, LedgerId, NodeKey, ParseIdError, Round, SignatureBytes, Slot,
     Step, TaskId,

@@ -41,7 +41,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     }
     tell(report, "quiet", &quiet, "");
     let client = taker.client()?;
-    let transfer = tokio::spawn(async move { client.shard_get(&ShardGet { cid, to: None }).await });
+    let transfer = tokio::spawn(async move { client.shard_get(&ShardGet::keep(cid)).await });
     let mut felt = vec![RoundTrips::default(); 2];
     while !transfer.is_finished() {
         let (giving, taking) = tokio::join!(probers[0].measure(SLICE), probers[1].measure(SLICE));

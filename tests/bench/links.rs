@@ -158,7 +158,7 @@ async fn transfer(
 
 async fn fetch_seconds(client: &Client, cid: ContentId) -> Result<f64> {
     let began = clock::now_micros();
-    client.shard_get(&ShardGet { cid, to: None }).await?;
+    client.shard_get(&ShardGet::keep(cid)).await?;
     Ok(seconds_since(began))
 }
 

@@ -201,7 +201,7 @@ impl Meeting {
         let mut story = self.begin("offer", &["--path", file.to_str().unwrap()]);
         let cid: ContentId = story.ready().await.parse().unwrap();
         let to = self.lab.path().join("taken");
-        self.host().client().shard_get(&ShardGet { cid, to: Some(to.clone()) }).await.unwrap();
+        self.host().client().shard_get(&ShardGet::to(cid, to.clone())).await.unwrap();
         assert!(fs::read(&to).unwrap() == fs::read(&file).unwrap(), "the node wrote other bytes");
         let offered = story.verified().await;
         assert_eq!(offered["given"], offered["blocks"], "nobody else has them");
@@ -222,7 +222,7 @@ impl Meeting {
         story.ready().await;
         let client = self.host().client();
         // It waits for somebody who has it, longer than the story lasts.
-        let nowhere = ShardGet { cid: NOWHERE.parse().unwrap(), to: None };
+        let nowhere = ShardGet::keep(NOWHERE.parse().unwrap());
         let wanting = client.shard_get(&nowhere);
         let refused = tokio::select! {
             refused = story.verified() => refused,
@@ -352,7 +352,7 @@ async fn a_liar_is_found_out_and_who_comes_later_with_the_truth_is_asked() {
     let cid: ContentId = liar.ready().await.parse().unwrap();
 
     let client = meeting.host().client();
-    let request = ShardGet { cid, to: Some(to.clone()) };
+    let request = ShardGet::to(cid, to.clone());
     let getting = client.shard_get(&request);
     let others = async {
         assert_eq!(liar.verified().await["times"], 1, "a liar is asked once");

@@ -97,7 +97,7 @@ async fn records(
     let failed = |source| Error::File { path: near.to_owned(), source };
     let directory = tempfile::Builder::new().prefix("held-out-").tempdir_in(near).map_err(failed)?;
     let to = directory.path().join("data");
-    client.shard_get(&ShardGet { cid: held_out, to: Some(to.clone()) }).await?;
+    client.shard_get(&ShardGet::to(held_out, to.clone())).await?;
     let mut records = Vec::new();
     for entry in std::fs::read_dir(&to).map_err(failed)? {
         let text = std::fs::read_to_string(entry.map_err(failed)?.path()).map_err(failed)?;

@@ -211,7 +211,7 @@ fn cut(input: CutInput) -> Value {
     let scratch = directory.path().join("scratch");
     std::fs::create_dir(&scratch).unwrap();
     let CutInput { format, seed, slots, held_out, file_name, .. } = input;
-    let spec = CutSpec { source, format, seed, slots, held_out, file_name, scratch };
+    let spec = CutSpec { source, format, seed, slots, held_out, file_name, scratch, key: None };
     let manifest = dataset::cut(&spec, &*files).unwrap();
     json!({ "manifest": manifest, "cid": manifest.store(&*files).unwrap() })
 }
