@@ -18,10 +18,10 @@ pub const MAX_LOG: u32 = 64 * 1024;
 /// Bytes of a sealed data key.
 pub const SEALED_DATA_KEY: usize = DataKey::BYTES + sealing::OVERHEAD;
 
-/// What a data key is sealed for: `atlas/data-key/v1 ‖ 0x00 ‖ job ‖ slot ‖ generation`, the numbers as 4 and 8 bytes, big-endian. A
+/// What a data key is sealed for: `atlas/data-key/v1 ‖ 0x00 ‖ job ‖ slot ‖ generation`, the numbers as 4 bytes each, big-endian. A
 /// key that was handed over for one lease is none for another.
 pub fn data_key_purpose(task: &TaskId, generation: Generation) -> Vec<u8> {
-    let numbers = (task.slot.to_be_bytes(), u64::from(generation).to_be_bytes());
+    let numbers = (task.slot.to_be_bytes(), generation.to_be_bytes());
     [b"atlas/data-key/v1\0".as_slice(), &task.job.0, &numbers.0, &numbers.1].concat()
 }
 
