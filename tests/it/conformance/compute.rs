@@ -4,9 +4,10 @@ use std::io::Write as _;
 
 use atlas_node::{
     chain::ledger::{Key, Proof},
-    codec, gossip, identity,
-    proof::{Expected, seed, trace},
+    codec,
     executor::data_key_purpose,
+    gossip, identity,
+    proof::{Expected, seed, trace},
     shard::{
         dataset::{self, CutSpec, RecordFormat},
         sealed::{self, SealingWriter},
