@@ -446,6 +446,7 @@ mod tests {
             checkpoint_every: 2,
             output: crate::types::OutputKind::Model,
             session,
+            data_key: None,
             resources: Resources::default(),
             attempt: 0,
         }
