@@ -22,7 +22,7 @@ mod tests;
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -40,6 +40,7 @@ use self::{
 };
 use super::{
     dag_pb::{self, MAX_BLOCK_BYTES, Named},
+    direct,
     pins::{MAX_REASON_BYTES, Pins},
 };
 use crate::types::ContentId;
@@ -149,6 +150,7 @@ pub struct BlockStore {
     collecting: Mutex<()>,
     pins: Pins,
     next_temporary: AtomicU64,
+    files: direct::Writer,
     /// Held open: the lock goes with it.
     _lock: File,
 }
@@ -187,6 +189,7 @@ impl BlockStore {
             collecting: Mutex::default(),
             pins,
             next_temporary: AtomicU64::new(0),
+            files: direct::Writer::default(),
             _lock: lock,
         };
         store.scan_placed()?;
@@ -354,7 +357,7 @@ impl BlockStore {
         self.make_room(u64::from(size))?;
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.directory.join("fresh").join(format!("{number}.part"));
-        let written = File::create(&temporary).and_then(|mut file| file.write_all(bytes));
+        let written = self.files.write_new(&temporary, bytes);
         let written = written.and_then(|()| fs::rename(&temporary, self.fresh_path(&key)));
         if let Err(source) = written {
             let _ = fs::remove_file(&temporary);

@@ -6,6 +6,7 @@
 
 pub mod blocks;
 pub mod dag_pb;
+mod direct;
 pub mod key_file;
 pub mod pins;
 pub mod protobuf;
