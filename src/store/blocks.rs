@@ -39,8 +39,8 @@ use self::{
     index::Index,
 };
 use super::{
+    block_file::BlockFiles,
     dag_pb::{self, MAX_BLOCK_BYTES, Named},
-    direct,
     pins::{MAX_REASON_BYTES, Pins},
 };
 use crate::types::ContentId;
@@ -150,7 +150,7 @@ pub struct BlockStore {
     collecting: Mutex<()>,
     pins: Pins,
     next_temporary: AtomicU64,
-    files: direct::Writer,
+    files: BlockFiles,
     /// Held open: the lock goes with it.
     _lock: File,
 }
@@ -189,7 +189,7 @@ impl BlockStore {
             collecting: Mutex::default(),
             pins,
             next_temporary: AtomicU64::new(0),
-            files: direct::Writer::default(),
+            files: BlockFiles::default(),
             _lock: lock,
         };
         store.scan_placed()?;
@@ -238,8 +238,8 @@ impl BlockStore {
         // A sync may move the block from one place to the other between the two looks, never back.
         let places = [entry.fresh.then(|| self.fresh_path(&key)), Some(self.placed_path(&key))];
         for path in places.into_iter().flatten() {
-            match fs::read(&path) {
-                Ok(bytes) => return Ok(Some(Bytes::from(bytes))),
+            match self.files.read(&path) {
+                Ok(bytes) => return Ok(Some(bytes)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -448,7 +448,7 @@ impl BlockStore {
         for block in at(&directory, list_blocks(&directory))? {
             let path = self.fresh_path(&block.key);
             let whole = same_boot
-                || at(&path, fs::read(&path)).is_ok_and(|bytes| Key::from(Sha256::digest(bytes)) == block.key);
+                || at(&path, self.files.read(&path)).is_ok_and(|bytes| Key::from(Sha256::digest(bytes)) == block.key);
             if whole {
                 self.lock().insert(block.key, block.size, true);
             } else {

@@ -4,9 +4,9 @@
 //! The store knows blocks, links and pins. It never talks to a peer, and never asks what a file is: that is
 //! `shard`'s.
 
+mod block_file;
 pub mod blocks;
 pub mod dag_pb;
-mod direct;
 pub mod key_file;
 pub mod pins;
 pub mod protobuf;
