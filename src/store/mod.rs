@@ -4,6 +4,7 @@
 //! The store knows blocks, links and pins. It never talks to a peer, and never asks what a file is: that is
 //! `shard`'s.
 
+mod block_file;
 pub mod blocks;
 pub mod dag_pb;
 pub mod data_keys;

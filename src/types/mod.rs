@@ -4,6 +4,7 @@
 //! anything: a value that needs a decision belongs to the module that makes it.
 
 mod beat;
+mod buffer;
 mod cause;
 mod checkpoint;
 mod data_key;
@@ -19,6 +20,7 @@ mod time;
 mod verified;
 
 pub use beat::{Beat, Load};
+pub use buffer::{Buffer, Buffers};
 pub use cause::{Cause, OrCause, words};
 pub use checkpoint::{CHECKPOINT_MAX_AGE, CheckpointManifest, CheckpointRef};
 pub use data_key::DataKey;

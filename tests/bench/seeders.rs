@@ -99,7 +99,7 @@ impl Sources {
             }
         };
         let sources = u32::try_from(count)? + u32::from(liar.is_some());
-        taker.until("connected with all sources", |status| status.peers >= sources).await?;
+        taker.settled(sources).await?;
         let began = clock::now_micros();
         taker.client()?.shard_get(&ShardGet::keep(self.cid)).await?;
         let seconds = seconds_since(began);

@@ -108,7 +108,7 @@ pub(crate) async fn transfer(
     cid: ContentId,
 ) -> Result<Transfer> {
     let mut taker = Node::spawn(directory, label, flags)?;
-    taker.until("connected", |status| status.peers > 0).await?;
+    taker.settled(1).await?;
     giver.forget_peak()?;
     taker.forget_peak()?;
     let client = taker.client()?;

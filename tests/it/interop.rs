@@ -38,13 +38,13 @@ const NOWHERE: &str = "bafkreiemqpndzewx4bioklzfvhtiegsfny5fxuc3nkjk2vmcpjxiamms
 
 // --- the foreign peer -------------------------------------------------------------------------------------------------
 
-/// Node.js, and the directory of the foreign peer.
-fn installed() -> (PathBuf, PathBuf) {
+/// Node.js, and the directory of a foreign peer below `scripts/`.
+pub(crate) fn installed(peer: &str) -> (PathBuf, PathBuf) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (node, interop) = (root.join(".tools/bin/node"), root.join("scripts/interop"));
-    let installed = node.exists() && interop.join("node_modules/.lock.sha256").exists();
-    assert!(installed, "the foreign peer is not installed: run scripts/setup --dev");
-    (node, interop)
+    let (node, peer) = (root.join(".tools/bin/node"), root.join("scripts").join(peer));
+    let installed = node.exists() && peer.join("node_modules/.lock.sha256").exists();
+    assert!(installed, "{} is not installed: run scripts/setup --dev", peer.display());
+    (node, peer)
 }
 
 /// One story under way.
@@ -57,7 +57,7 @@ struct Story {
 impl Story {
     /// Starts the foreign peer, which joins the mesh at `address` and begins.
     fn begin(name: &str, address: &str, arguments: &[&str]) -> Self {
-        let (node, interop) = installed();
+        let (node, interop) = installed("interop");
         let mut child = Command::new(node)
             .arg(interop.join("main.js"))
             .args([name, "--peer", address, "--timeout", &STORY.as_secs().to_string()])
@@ -283,7 +283,7 @@ async fn a_foreign_peer_gives_and_takes_in_a_private_network_and_strangers_stay_
 
 #[tokio::test]
 async fn a_foreign_peer_reads_the_vectors_and_refuses_what_no_node_sends() {
-    let (node, interop) = installed();
+    let (node, interop) = installed("interop");
     let tests = ["test.js", "vectors.js"].map(|name| interop.join(name));
     let output = Command::new(node).args(["--test", "--test-reporter=tap"]).args(tests).output();
     let output = tokio::time::timeout(STORY, output).await.expect("its tests end in time").unwrap();
