@@ -16,7 +16,7 @@ MAX_DEPTH = 32
 #: Maps to which nothing may be added (encoding.md, README.md "Versions").
 CLOSED = {"resources", "outer-step", "parameters"}
 #: Entries that a writer leaves out where they have this value.
-LEFT_OUT = {"attempt": 0}
+LEFT_OUT = {"attempt": 0, "data_key": None}
 #: The most that fits, of integers without `.size`.
 PRELUDE = {"uint": (0, 2**64 - 1), "int": (-(2**63), 2**63 - 1)}
 
@@ -300,10 +300,10 @@ class Schema:
 
     def missing(self, occurrence, form):
         """What an entry that is not there means. (No vector leaves out a parameter of a genesis, whose defaults differ.)"""
-        if occurrence == "?":
-            return 0
         if form[0] == "choice" and ["name", "null"] in form[1]:
             return None
+        if occurrence == "?":
+            return 0
         raise Refused("malformed")
 
     def read_table(self, entry, item):

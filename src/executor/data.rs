@@ -6,10 +6,7 @@
 use std::{fs, io, path::Path};
 
 use super::RunSpec;
-use crate::{
-    shard::sealed,
-    store::{Files, data_keys::DataKeys},
-};
+use crate::store::{Files, data_keys::DataKeys, sealed};
 
 /// The data as the script reads it: as it is in the store, or opened with its key. `aside` is a place for the sealed files
 /// meanwhile, outside of what the script is told of.

@@ -19,13 +19,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    sealed::SealingWriter,
-    unixfs::{self, check_name},
-};
+use super::unixfs::{self, check_name};
 use crate::{
     clock,
-    store::Files,
+    store::{Files, sealed::SealingWriter},
     types::{ContentId, DataKey, ShardSpec},
 };
 

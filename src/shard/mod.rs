@@ -15,7 +15,6 @@ pub mod edge;
 pub mod files;
 mod hamt;
 pub mod import;
-pub mod sealed;
 pub mod state;
 pub mod unixfs;
 pub mod wire;

@@ -26,6 +26,7 @@
 //! format = "lines"                   # a record is a line; or "fixed": a record has `record_bytes` bytes
 //! header = false                     # the first line is repeated in every shard
 //! held_out = 0.0                     # the part of the records that no shard gets, for evaluation
+//! sealed = false                     # true: only holders of the job's tasks and the submitter can read the records
 //!
 //! [outer]                            # the outer step of joint training
 //! learning_rate = 0.7

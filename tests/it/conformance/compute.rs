@@ -8,11 +8,11 @@ use atlas_node::{
     executor::data_key_purpose,
     gossip, identity,
     proof::{Expected, seed, trace},
-    shard::{
-        dataset::{self, CutSpec, RecordFormat},
+    shard::dataset::{self, CutSpec, RecordFormat},
+    store::{
+        Files as _,
         sealed::{self, SealingWriter},
     },
-    store::Files as _,
     tensor::{Tensors, root, update},
     types::{AssignmentId, ContentId, DataKey, Digest, JobId, NodeKey, RoundOutcome, TaskId, UpdateCodec, rendezvous},
 };

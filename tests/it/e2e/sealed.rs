@@ -8,9 +8,8 @@ use std::{
 
 use atlas_node::{
     api::{JobDetail, ShardGet},
-    identity,
-    shard::sealed::MAGIC,
-    types::{ContentId, JobStatus, NodeKey},
+    store::sealed::MAGIC,
+    types::{ContentId, JobStatus},
 };
 
 use super::{
@@ -45,8 +44,9 @@ async fn fetched(node: &Node, request: ShardGet) -> Vec<u8> {
     fs::read(file).unwrap()
 }
 
-fn holders(detail: &JobDetail) -> BTreeSet<NodeKey> {
-    detail.tasks.iter().filter_map(|task| task.holder).collect()
+/// The peers that hold its tasks.
+fn holders(detail: &JobDetail) -> BTreeSet<&str> {
+    detail.tasks.iter().filter_map(|task| task.node_id.as_deref()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +58,7 @@ async fn sealed_data_gives_the_same_model_and_is_read_by_nobody_who_has_no_task(
     let sealed = lab.completed(1, submitted.job_id).await;
     assert_eq!(sealed.job.model_root, open.job.model_root);
 
-    let shards: Vec<ContentId> = sealed.tasks.iter().map(|task| task.shard_cid).collect();
+    let shards: Vec<ContentId> = sealed.tasks.iter().map(|task| task.shard_cid.unwrap()).collect();
     let points = fs::read_to_string(lab.path().join("job/points.csv")).unwrap();
     for (number, cid) in shards.iter().enumerate() {
         let bytes = fetched(&lab.nodes[2], ShardGet::to(*cid, lab.path().join(format!("raw-{number}")))).await;
@@ -88,8 +88,7 @@ async fn a_sealed_job_goes_on_without_its_submitter_because_holders_hand_the_key
         .await;
     lab.nodes[submitter].kill();
     let holding = holders(&detail);
-    let key = |node: &Node| identity::node_key(&node.peer_id.parse().unwrap()).unwrap();
-    let victim = (1..lab.nodes.len()).find(|node| holding.contains(&key(&lab.nodes[*node]))).unwrap();
+    let victim = (1..lab.nodes.len()).find(|node| holding.contains(&*lab.nodes[*node].peer_id)).unwrap();
     lab.nodes[victim].kill();
     let watcher = (0..lab.nodes.len()).find(|node| ![victim, submitter].contains(node)).unwrap();
     let done = lab.completed(watcher, submitted.job_id).await;
