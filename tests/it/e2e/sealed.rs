@@ -19,7 +19,8 @@ use super::{
 };
 
 const SEALED_SHORT: Job = Job { sealed: true, ..SHORT };
-const SEALED_SLOW: Job = Job { sealed: true, ..SLOW };
+/// With copies enough that its data outlives its submitter and one more node, whichever holds what.
+const SEALED_SLOW: Job = Job { sealed: true, copies: 3, ..SLOW };
 
 /// The keys of sealed data that a node has on its disk.
 fn keys(node: &Node) -> Vec<PathBuf> {
