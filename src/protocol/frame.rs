@@ -27,7 +27,7 @@ pub const SHORT: usize = 64 * 1024;
 pub const STALL: Duration = Duration::from_secs(5);
 
 /// Pieces of memory for long answers of one protocol kept for the next: what one peer that is near has under way.
-const KEPT_BUFFERS: usize = 8;
+const KEPT_BUFFERS: usize = 4;
 
 /// What is wrong with a message.
 #[derive(Debug, thiserror::Error)]
@@ -193,7 +193,7 @@ async fn read<M: Message, T: AsyncRead + Unpin + Send>(io: &mut T, memory: Memor
     let body = match memory {
         Memory::Request(reading, stall) => Bytes::from(read_request(io, length, (reading, stall)).await?),
         Memory::Answer(buffers) => {
-            let mut body = buffers.take(length);
+            let mut body = buffers.take_aligned(length, M::ALIGNED_AT);
             fill(io, &mut body, (0, length), None).await?;
             Bytes::from(body)
         }

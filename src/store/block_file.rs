@@ -3,7 +3,7 @@
 //! A transfer writes each block once and seldom reads it soon. Through the page cache the kernel finds a page for every 4 KiB,
 //! clears it, copies into it and writes it out later, which here took a quarter of all processor time of a transfer; and a shard
 //! of some gigabytes pushes everything else of the machine's owner out of memory. Direct writes (`O_DIRECT`, open(2)) hand the
-//! bytes to the disk from where they are. A reader pays by one read from the disk.
+//! bytes to the disk from where they are, if that is an aligned address. A reader pays by one read from the disk.
 //!
 //! Nothing here makes a file durable: a direct write leaves the file's length and place to a sync, as every write does. And
 //! nothing depends on it: where the file system refuses direct writes (a tmpfs of older kernels, some overlays) the same bytes
@@ -20,17 +20,14 @@ use bytes::Bytes;
 use rustix::fs::OFlags;
 
 use super::dag_pb::MAX_BLOCK_BYTES;
-use crate::types::Buffers;
+use crate::types::{ALIGNMENT, Buffer, Buffers};
 
-/// What addresses, offsets and lengths of direct writes are multiples of, in bytes: the largest logical block of the disks in
-/// use. A page of memory has as many.
-const ALIGNMENT: usize = 4096;
 /// Shorter files are written in the common way, in bytes: a page or two cost less than waiting for the disk.
 const DIRECT_FROM: usize = 64 * 1024;
 /// Bytes written at once: one chunk of content.
 const PIECE: usize = 1024 * 1024;
-/// Pieces of memory kept for the next file: as many readers and writers as disks like at once.
-const KEPT_BUFFERS: usize = 8;
+/// Pieces of memory kept for the next file: as many readers and writers as keep a disk busy.
+const KEPT_BUFFERS: usize = 4;
 
 /// Writes and reads files of blocks.
 #[derive(Debug)]
@@ -74,21 +71,24 @@ impl BlockFiles {
     fn write_direct(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let flags = i32::try_from(OFlags::DIRECT.bits()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut file = File::options().write(true).create(true).truncate(true).custom_flags(flags).open(path)?;
-        let mut buffer = self.0.take(PIECE + ALIGNMENT);
-        bytes.chunks(PIECE).try_for_each(|piece| file.write_all(aligned(&mut buffer, piece)))?;
+        for piece in bytes.chunks(PIECE) {
+            if piece.as_ptr().addr().is_multiple_of(ALIGNMENT) && piece.len().is_multiple_of(ALIGNMENT) {
+                file.write_all(piece)?;
+            } else {
+                file.write_all(&self.aligned(piece))?;
+            }
+        }
         if bytes.len().is_multiple_of(ALIGNMENT) { Ok(()) } else { file.set_len(bytes.len() as u64) }
     }
-}
 
-/// The piece at an aligned address, with zeros up to an aligned length.
-fn aligned<'a>(buffer: &'a mut [u8], piece: &[u8]) -> &'a [u8] {
-    let start = buffer.as_ptr().align_offset(ALIGNMENT);
-    let length = piece.len().next_multiple_of(ALIGNMENT);
-    let place = &mut buffer[start..start + length];
-    let (bytes, padding) = place.split_at_mut(piece.len());
-    bytes.copy_from_slice(piece);
-    padding.fill(0);
-    place
+    /// The piece at an aligned address, with zeros up to an aligned length.
+    fn aligned(&self, piece: &[u8]) -> Buffer {
+        let mut buffer = self.0.take_aligned(piece.len().next_multiple_of(ALIGNMENT), 0);
+        let (bytes, padding) = buffer.split_at_mut(piece.len());
+        bytes.copy_from_slice(piece);
+        padding.fill(0);
+        buffer
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use bytes::Bytes;
 /// Bytes of a piece of memory that is used again: a chunk of content (1 MiB), and what comes with it on the wire or is needed to
 /// put it at an aligned address.
 const PIECE_BYTES: usize = 1024 * 1024 + 16 * 1024;
+/// Addresses at which disks take bytes from where they lie are multiples of this, in bytes: the largest logical block of the disks
+/// in use, and a page of memory.
+pub const ALIGNMENT: usize = 4096;
 /// Shorter buffers are made anew, in bytes: less than a piece's worth of clearing, and no piece is held for a few bytes.
 const SHORT_BYTES: usize = 64 * 1024;
 
@@ -34,12 +37,22 @@ impl Buffers {
 
     /// A buffer of `length` bytes of any content: what a former user left in it, or zeros.
     pub fn take(&self, length: usize) -> Buffer {
-        let memory = if (SHORT_BYTES..=PIECE_BYTES).contains(&length) {
+        Buffer { memory: self.memory(length), start: 0, length, home: self.clone() }
+    }
+
+    /// The same, with its byte `at` at an address that is a multiple of [`ALIGNMENT`].
+    pub fn take_aligned(&self, length: usize, at: usize) -> Buffer {
+        let memory = self.memory(length + ALIGNMENT);
+        let over = (memory.as_ptr().addr() + at) % ALIGNMENT;
+        Buffer { memory, start: (ALIGNMENT - over) % ALIGNMENT, length, home: self.clone() }
+    }
+
+    fn memory(&self, length: usize) -> Vec<u8> {
+        if (SHORT_BYTES..=PIECE_BYTES).contains(&length) {
             self.lock().pop().unwrap_or_else(|| vec![0; PIECE_BYTES])
         } else {
             vec![0; length]
-        };
-        Buffer { memory, length, home: self.clone() }
+        }
     }
 
     fn give_back(&self, memory: Vec<u8>) {
@@ -63,6 +76,7 @@ impl fmt::Debug for Buffers {
 /// Some bytes. Their memory goes back to where it came from when the last who has them drops them.
 pub struct Buffer {
     memory: Vec<u8>,
+    start: usize,
     length: usize,
     home: Buffers,
 }
@@ -71,13 +85,13 @@ impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.memory[..self.length]
+        &self.memory[self.start..][..self.length]
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[..self.length]
+        &mut self.memory[self.start..][..self.length]
     }
 }
 
@@ -126,6 +140,18 @@ mod tests {
         assert_eq!(waiting(&buffers), 1);
         let again = buffers.take(SHORT_BYTES);
         assert_eq!((again.len(), waiting(&buffers)), (SHORT_BYTES, 0));
+    }
+
+    #[test]
+    fn any_byte_of_a_buffer_can_lie_where_a_disk_takes_it_from() {
+        let buffers = Buffers::new(2);
+        for (length, at) in
+            [(1, 0), (100, 7), (SHORT_BYTES, 1), (PIECE_BYTES - ALIGNMENT, 7), (PIECE_BYTES, ALIGNMENT + 9)]
+        {
+            let mut buffer = buffers.take_aligned(length, at);
+            buffer.fill(1);
+            assert_eq!((buffer.len(), (buffer.as_ptr().addr() + at) % ALIGNMENT), (length, 0));
+        }
     }
 
     #[test]

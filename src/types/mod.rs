@@ -20,7 +20,7 @@ mod time;
 mod verified;
 
 pub use beat::{Beat, Load};
-pub use buffer::{Buffer, Buffers};
+pub use buffer::{ALIGNMENT, Buffer, Buffers};
 pub use cause::{Cause, OrCause, words};
 pub use checkpoint::{CHECKPOINT_MAX_AGE, CheckpointManifest, CheckpointRef};
 pub use data_key::DataKey;
