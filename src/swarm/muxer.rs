@@ -20,9 +20,10 @@ use libp2p::core::{
     upgrade::{InboundConnectionUpgrade, OutboundConnectionUpgrade},
 };
 
-/// Bytes in a frame at most: four times what is usual, and what one Noise message holds. A heartbeat waits for one frame of
-/// each stream before it, which 100 Mbit/s carry in 5 ms.
-const FRAME: usize = 64 * 1024;
+/// Bytes in a frame at most: four times what is usual. With its header of 12 bytes it is just what libp2p puts into one Noise
+/// message (65,535 bytes less 1,024), so that no message carries the end of a frame alone. A heartbeat waits for one frame of each
+/// stream before it, which 100 Mbit/s carry in 5 ms.
+const FRAME: usize = 65_535 - 1_024 - 12;
 /// Bytes read from a socket at once: four Noise messages. Memory that is never filled is never touched.
 const READ: usize = 256 * 1024;
 /// Streams of the peer that wait to be taken; further ones are closed. As many as it may open without an answer.
