@@ -6,10 +6,12 @@
 //! Everyone else sends [`wire::Transaction`]s and reads [`records`] through a client, exactly as from a real chain.
 
 pub mod abci;
+mod authenticated;
 pub mod client;
 mod directory_lock;
 pub mod embedded;
 pub mod ledger;
+mod light;
 mod log;
 pub mod records;
 pub mod rpc;

@@ -219,3 +219,30 @@ pub struct Changes {
     /// Models.
     pub models: Vec<Model>,
 }
+
+/// Every record that was written or removed after a height, of each kind, as the authenticated map has them. Applied in order to the
+/// records of that height they give those of [`Updates::height`], and so its app hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Updates {
+    /// The height this brings the reader to.
+    pub height: u64,
+    /// True if records were left out: ask again with `height`. Until none is, what the reader has is no state that ever was. A page
+    /// is cut between heights; it has at most 4,000 records and 2 MiB, or else those of one height.
+    pub more: bool,
+    /// This ledger does not know any more what was removed after the height that was asked for: the answer begins from
+    /// nothing, and so does the reader.
+    pub whole: bool,
+    /// No key twice.
+    pub records: Vec<Update>,
+}
+
+/// A record that was written or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// Its key, as the authenticated map hashes it.
+    #[serde(with = "serde_bytes")]
+    pub key: Vec<u8>,
+    /// Its CBOR; `None` if it was removed.
+    #[serde(with = "serde_bytes")]
+    pub value: Option<Vec<u8>>,
+}

@@ -211,6 +211,9 @@ pub mod query {
     /// data: u64, a height; answer: [`super::super::records::Changes`], everything changed after that height.
     /// This is what a node's view of the ledger is kept current with.
     pub const CHANGES: &str = "/atlas.ledger.Query/Changes";
+    /// data: empty, or u64, a height; answer: [`super::super::records::Updates`], every record written or removed after that
+    /// height, whatever its kind. Who applies them to the records that it has comes to the app hash, or was lied to.
+    pub const UPDATES: &str = "/atlas.ledger.Query/Updates";
     /// data: `ledger::Key`; answer: `ledger::Proof`, which holds against the app hash of the last block.
     pub const PROVE: &str = "/atlas.ledger.Query/Prove";
 }

@@ -23,7 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Genesis;
 use crate::{
-    chain::records::{Account, Job, Model, Node, RoundRecord, Task},
+    chain::{
+        authenticated::Named,
+        records::{Account, Job, Model, Node, RoundRecord, Task},
+    },
     types::{JobId, NodeKey, Round, TaskId, Time},
 };
 
@@ -73,6 +76,12 @@ impl Key {
             Self::Model(id) => join(b'm', &[id.as_bytes()]),
             Self::Inference(job, node) => join(b'i', &[&job.0, &node.0]),
         }
+    }
+}
+
+impl Named for Key {
+    fn name(&self) -> Vec<u8> {
+        self.to_bytes()
     }
 }
 

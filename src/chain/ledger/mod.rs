@@ -16,7 +16,6 @@
 //! - a job that is open has a deadline, and a held task without a receipt has a time at which it lapses.
 
 mod authentic;
-mod authenticated;
 mod block;
 mod changes;
 mod entries;
@@ -29,6 +28,7 @@ mod nodes;
 mod query;
 mod receipts;
 mod refusal;
+mod removed;
 mod rounds;
 mod snapshot;
 mod state;
@@ -37,7 +37,7 @@ mod tasks;
 mod testing;
 mod transaction;
 
-pub use authenticated::Proof;
+pub use super::authenticated::{Named, Proof};
 pub use entries::{Clock, Inference, Key, NodeClock, Payout, TaskClock};
 pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters};
 pub use snapshot::MAX_SNAPSHOT;
@@ -47,9 +47,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::authenticated::Tree;
 use crate::types::{Digest, NodeKey, Time};
 use authentic::Authentic;
-use authenticated::Tree;
 use changes::Changed;
 use state::State;
 
@@ -254,7 +254,7 @@ impl Ledger {
                 Some(value) => self.changed.set(key.clone(), height, value.len()),
                 // Made and removed within the block.
                 None if !self.changed.contains(&key) => continue,
-                None => self.changed.remove(&key),
+                None => self.changed.remove(&key, height),
             }
             writes.push((key, value));
         }

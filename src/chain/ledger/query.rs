@@ -49,6 +49,10 @@ pub(super) fn answer(ledger: &Ledger, path: &str, data: &[u8]) -> Result<Vec<u8>
             }))
         }
         query::CHANGES => Ok(codec::encode(&ledger.changed.after(request.id()?, state, ledger.app_hash()))),
+        query::UPDATES => {
+            let after = if data.is_empty() { None } else { Some(request.id()?) };
+            Ok(codec::encode(&ledger.changed.updates(after, state)))
+        }
         query::PROVE => Ok(codec::encode(&ledger.prove(&request.id()?))),
         _ => Err(QueryError::Path(path.chars().take(128).collect())),
     }

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Key, Ledger, SnapshotError, authentic::Authentic, authenticated::Tree, changes::Changed, entries::Entry,
-    state::State,
+    Key, Ledger, SnapshotError, authentic::Authentic, changes::Changed, entries::Entry, state::State,
 };
-use crate::{codec, types::Digest};
+use crate::{chain::authenticated::Tree, codec, types::Digest};
 
 /// Grows with each change of what a snapshot means.
 const FORMAT: u32 = 1;
@@ -63,6 +62,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Ledger, SnapshotError> {
     check_complete(&entries)?;
     let mut state = State::from_entries(entries);
     state.take_changed();
+    changed.begin_at(state.clock().height);
     Ok(Ledger { state, tree, changed, authentic: Authentic::default() })
 }
 
