@@ -190,6 +190,9 @@ pub struct LedgerStatus {
     pub outbox: u32,
     /// Why it is not reached.
     pub reason: Option<String>,
+    /// Endpoints that lied or are stale, and what did not match. Others are used before them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub distrusted: BTreeMap<String, String>,
 }
 
 /// The Kubo daemon as this node sees it.

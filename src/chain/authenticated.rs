@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use jmt::{
     JellyfishMerkleTree, KeyHash, OwnedValue, RootHash, SimpleHasher, Version,
     proof::SparseMerkleProof,
-    storage::{LeafNode, Node, NodeKey, TreeReader},
+    storage::{LeafNode, Node, NodeKey, TreeReader, TreeUpdateBatch},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -88,6 +88,19 @@ impl TreeReader for Nodes {
     }
 }
 
+/// A change of a tree that is not made yet.
+pub(super) struct Staged {
+    root: Digest,
+    batch: TreeUpdateBatch,
+}
+
+impl Staged {
+    /// The root of the tree with it.
+    pub(super) fn root(&self) -> Digest {
+        self.root
+    }
+}
+
 /// The tree.
 pub(super) struct Tree {
     nodes: Nodes,
@@ -109,17 +122,28 @@ impl Tree {
 
     /// Sets (`Some`) and removes (`None`) records by key. No key may be given twice; to remove one that is not there changes nothing.
     pub(super) fn update<K: Named>(&mut self, changes: impl IntoIterator<Item = (K, Option<Vec<u8>>)>) {
+        let staged = self.stage(changes);
+        self.adopt(staged);
+    }
+
+    /// What [`Tree::update`] would make of it, which changes nothing yet.
+    pub(super) fn stage<K: Named>(&self, changes: impl IntoIterator<Item = (K, Option<Vec<u8>>)>) -> Staged {
         let changes = changes.into_iter().map(|(key, value)| (key_hash(&key), value));
         let (root, batch) = JellyfishMerkleTree::<_, Hasher>::new(&self.nodes)
             .put_value_set(changes, self.next_version)
             .expect("every node that the tree refers to is in memory");
-        for stale in &batch.stale_node_index_batch {
+        Staged { root: Digest(root.0), batch }
+    }
+
+    /// Makes it so. Nothing may have changed since it was staged.
+    pub(super) fn adopt(&mut self, staged: Staged) {
+        for stale in &staged.batch.stale_node_index_batch {
             self.nodes.0.remove(&stale.node_key);
         }
-        let nodes = batch.node_batch.nodes().iter().map(|(key, node)| (key.clone(), node.clone()));
+        let nodes = staged.batch.node_batch.nodes().iter().map(|(key, node)| (key.clone(), node.clone()));
         self.nodes.0.extend(nodes);
         self.next_version += 1;
-        self.root = Digest(root.0);
+        self.root = staged.root;
     }
 
     /// The proof for `key`, whose record is `value`. `None` before the first change.

@@ -242,7 +242,7 @@ async fn open_ledger(
     let chain_id = &config.ledger.chain_id;
     match config.ledger.mode {
         LedgerMode::Rpc => {
-            ledgers.follow_configured(chain_id, &config.ledger.rpc, config.ledger.host)?;
+            ledgers.follow_configured(&config.ledger)?;
         }
         LedgerMode::Embedded => {
             let address = embedded_address(config)?;

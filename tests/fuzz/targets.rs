@@ -514,6 +514,7 @@ fn chain_answer(bytes: &[u8]) {
         endpoints: Vec::new(),
         outbox_dir: "/nonexistent".into(),
         poll: client::Poll::default(),
+        trust: None,
     };
     let failures = runtime.block_on(client::examine(Arc::new(Canned(bytes.to_vec())), &config));
     assert!(!failures.is_empty(), "no answer is one to every question");

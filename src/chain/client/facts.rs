@@ -29,8 +29,10 @@ pub(super) struct Found {
 pub(super) enum Searched {
     /// It is in one.
     Found(Found),
-    /// It is in none.
+    /// It is in none, and none can hold it any more.
     Absent,
+    /// It is in none that is proven, and a later one may hold it.
+    Open,
     /// The blocks that could hold it are not there any more. It may have been included.
     Unknown { reason: String },
 }

@@ -129,6 +129,8 @@ pub(super) struct Outbox {
     height: u64,
     /// No send before this, after a passing refusal.
     not_before: Time,
+    /// An endpoint's word alone never makes bytes worthless: it may send on what it says it refused.
+    strict: bool,
     done: Vec<u64>,
 }
 
@@ -142,6 +144,7 @@ impl Outbox {
             next_nonce: None,
             height: 0,
             not_before: Time::ZERO,
+            strict: false,
             done: Vec::new(),
         }
     }
@@ -258,6 +261,24 @@ impl Outbox {
         }
     }
 
+    /// Whether what comes back is proven, all but refusals.
+    pub(super) fn be_strict(&mut self, strict: bool) {
+        self.strict = strict;
+    }
+
+    /// The nonce that a submission was signed with.
+    pub(super) fn nonce_of(&self, key: Key) -> Option<u64> {
+        match self.entries.get(&key)?.stage {
+            Stage::Signed { nonce, .. } => Some(nonce),
+            Stage::Waiting => None,
+        }
+    }
+
+    /// The account can't be read yet.
+    pub(super) fn on_no_account(&mut self, now: Time) {
+        self.not_before = now + TRY_AGAIN;
+    }
+
     /// The ledger is at this block.
     pub(super) fn on_height(&mut self, height: u64) {
         self.height = self.height.max(height);
@@ -354,14 +375,15 @@ impl Outbox {
             return None;
         };
         let first = matches!(flight, Flight::New);
+        let strict = self.strict;
         match sent {
             Sent::Accepted => *flight = Flight::Sent { since: now, look_at: now + LOOK_AGAIN },
             // It may be there: a look comes first on the next connection.
             Sent::Unknown => *flight = Flight::Sent { since: Time::ZERO, look_at: now },
             Sent::NotNow => self.not_before = now + TRY_AGAIN,
             Sent::Impossible { reason } => return self.reject(key, reason),
-            Sent::Refused { code, .. } if first && code == Code::Nonce as u32 => self.sign_again(key),
-            Sent::Refused { code, log } if first => {
+            Sent::Refused { code, .. } if first && !strict && code == Code::Nonce as u32 => self.sign_again(key),
+            Sent::Refused { code, log } if first && code != Code::Nonce as u32 => {
                 self.next_nonce = None;
                 return self.reject(key, format!("{log} (code {code})"));
             }
@@ -410,6 +432,11 @@ impl Outbox {
         match searched {
             Searched::Found(found) => return self.on_looked_up(key, Some(found), now),
             Searched::Absent => self.sign_again(key),
+            Searched::Open => {
+                if let Some(Entry { stage: Stage::Signed { flight, .. }, .. }) = self.entries.get_mut(&key) {
+                    *flight = Flight::Again { at: now + LOST_AFTER };
+                }
+            }
             Searched::Unknown { reason } => return self.reject(key, reason),
         }
         None

@@ -216,7 +216,8 @@ mod tests {
         let (mut pages, mut began_anew) = (0, false);
         loop {
             let data = after.map_or_else(Vec::new, |height| codec::encode(&height));
-            let page = codec::decode::<Updates>(&world.ledger.query(query::UPDATES, &data).unwrap(), usize::MAX).unwrap();
+            let page =
+                codec::decode::<Updates>(&world.ledger.query(query::UPDATES, &data).unwrap(), usize::MAX).unwrap();
             if page.whole {
                 records.clear();
                 began_anew = true;

@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Key, Ledger, SnapshotError, authentic::Authentic, changes::Changed, entries::Entry, state::State,
-};
+use super::{Key, Ledger, SnapshotError, authentic::Authentic, changes::Changed, entries::Entry, state::State};
 use crate::{chain::authenticated::Tree, codec, types::Digest};
 
 /// Grows with each change of what a snapshot means.

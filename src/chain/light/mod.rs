@@ -14,8 +14,8 @@ mod state;
 #[cfg(test)]
 pub(in crate::chain) mod testing;
 
-pub(in crate::chain) use replica::{Replica, Taken};
-pub(in crate::chain) use state::{Anchor, Beginning, CLOCK_DRIFT, LightBlock, Need, Refusal, State};
+pub(in crate::chain) use replica::{Refusal as Untrue, Replica, Taken};
+pub(in crate::chain) use state::{Anchor, Beginning, LightBlock, Need, Refusal, State};
 
 #[cfg(test)]
 mod tests;

@@ -5,8 +5,8 @@
 //! that no value was changed, none was made up and none was left out, in one comparison for any number of records. Until
 //! then nothing that was told leaves this file.
 //!
-//! It never hands out a record that is not proven. After a wrong root it knows nothing any more and begins from nothing:
-//! which of the updates was the lie can't be seen from the root.
+//! It never hands out a record that is not proven, and nothing that was told changes the map before it is. So a lie costs what was
+//! read with it, and no more: reading goes on from the last block that was proven, at another endpoint.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,8 @@ use crate::{
 /// Bytes of updates that are held until they are proven. A chain of 100,000 nodes and as many tasks is read from its beginning in
 /// less. When they are more, the read fails: the endpoint floods, or the ledger has outgrown this client.
 const MAX_HELD_BYTES: usize = 256 * 1024 * 1024;
+/// What a page counts for by itself, in bytes, so that empty ones end too.
+const PAGE_BYTES: usize = 64;
 /// Records in one of the parts that proven changes are handed on in, as in a page of changes.
 const PART: usize = 1_000;
 /// The longest record in bytes: a job of a thousand shards.
@@ -68,58 +70,52 @@ pub(in crate::chain) enum Taken {
 pub(in crate::chain) struct Replica {
     /// Whose account is of interest.
     own: NodeKey,
+    /// All records of the proven height, as hashes.
     tree: Tree,
-    /// Updates are known up to here.
-    read: Option<u64>,
-    /// All is proven up to here.
     proven: Option<u64>,
     /// The own account's nonce at the proven height.
     nonce: u64,
-    /// The records after this block are whole, and not proven.
+    told: Told,
+}
+
+/// What is not proven.
+#[derive(Default)]
+struct Told {
+    /// Updates are held up to here.
+    read: Option<u64>,
+    /// They are whole: the records after this block.
     pending: Option<u64>,
-    held: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    held_bytes: usize,
-    /// It began anew since something was proven.
+    updates: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    bytes: usize,
+    /// They begin from nothing.
     anew: bool,
 }
 
 /// Height and time, of the ledger's own record of them.
 #[derive(Deserialize)]
 struct Clock {
-    height: u64,
     time: Time,
 }
 
 impl Replica {
     /// Knows nothing. `own` is the account whose nonce is asked for.
     pub(in crate::chain) fn new(own: NodeKey) -> Self {
-        Self {
-            own,
-            tree: Tree::new(),
-            read: None,
-            proven: None,
-            nonce: 0,
-            pending: None,
-            held: BTreeMap::new(),
-            held_bytes: 0,
-            anew: false,
-        }
+        Self { own, tree: Tree::new(), proven: None, nonce: 0, told: Told::default() }
     }
 
-    /// Forgets everything but what was proven last: the nonce, and up to where.
-    pub(in crate::chain) fn reset(&mut self) {
-        let (nonce, proven) = (self.nonce, self.proven);
-        *self = Self { nonce, proven, ..Self::new(self.own) };
+    /// Forgets what was told and is not proven.
+    pub(in crate::chain) fn discard(&mut self) {
+        self.told = Told { read: self.proven, ..Told::default() };
     }
 
     /// What to ask for: what came after this height; everything, if none.
     pub(in crate::chain) fn after(&self) -> Option<u64> {
-        self.read
+        self.told.read
     }
 
     /// The height whose records wait for the header of the next block.
     pub(in crate::chain) fn pending(&self) -> Option<u64> {
-        self.pending
+        self.told.pending
     }
 
     /// Up to where all is proven.
@@ -132,66 +128,72 @@ impl Replica {
         self.nonce
     }
 
-    /// Takes a page of updates. On an error the caller forgets all of it: [`Replica::reset`].
+    /// Takes a page of updates. After an error the caller forgets what was told: [`Replica::discard`].
     pub(in crate::chain) fn take(&mut self, page: Updates) -> Result<Taken, Refusal> {
         if page.whole {
-            self.begin_anew()?;
+            if self.told.read.is_none() || self.told.anew {
+                return Err(Refusal::Anew);
+            }
+            self.told = Told { anew: true, ..Told::default() };
         }
-        if let Some(from) = self.read
-            && page.height < from
+        if let Some(from) = self.told.read
+            && (page.height < from || page.more && page.height == from)
         {
             return Err(Refusal::Back { from, to: page.height });
         }
-        if self.read == Some(page.height) && page.records.is_empty() && self.pending.is_none() {
+        if self.told.read == Some(page.height) && page.records.is_empty() {
             return Ok(Taken::Nothing);
         }
-        let mut updates = BTreeMap::new();
-        for update in page.records {
-            self.held_bytes += update.key.len() + update.value.as_ref().map_or(0, Vec::len);
-            if updates.insert(update.key, update.value).is_some() {
-                return Err(Refusal::Twice);
-            }
-        }
-        if self.held_bytes > MAX_HELD_BYTES {
-            return Err(Refusal::Flood);
-        }
-        self.tree.update(updates.clone());
-        let own = own_key(&self.own);
-        let of_interest = |key: &Vec<u8>| *key == own || matches!(key.first(), Some(b'n' | b'j' | b't' | b'r' | b'm' | b'c'));
-        self.held.extend(updates.into_iter().filter(|(key, _)| of_interest(key)));
-        self.read = Some(page.height);
-        self.pending = (!page.more).then_some(page.height);
-        Ok(self.pending.map_or(Taken::More, Taken::Until))
-    }
-
-    fn begin_anew(&mut self) -> Result<(), Refusal> {
-        if self.read.is_none() || self.anew {
-            return Err(Refusal::Anew);
-        }
-        self.reset();
-        self.anew = true;
-        Ok(())
+        self.told.hold(page)?;
+        Ok(self.told.pending.map_or(Taken::More, Taken::Until))
     }
 
     /// The header after the pending height has this app hash: what changed is true, and handed on, in parts of which each but the
     /// last says that there is more.
     pub(in crate::chain) fn confirm(&mut self, app_hash: Digest) -> Result<Vec<Changes>, Refusal> {
-        let Some(height) = self.pending else { return Ok(Vec::new()) };
-        let found = self.tree.root();
+        let Some(height) = self.told.pending else { return Ok(Vec::new()) };
+        let mut empty = self.told.anew.then(Tree::new);
+        let staged = empty.as_ref().unwrap_or(&self.tree).stage(self.told.updates.clone());
+        let found = staged.root();
         if found != app_hash {
             return Err(Refusal::Root { height, found: found.to_string(), wanted: app_hash.to_string() });
         }
-        let time = match self.held.get(&b"c"[..]) {
-            Some(Some(value)) => read::<Clock>(b"c", value).map(|clock| clock.time)?,
+        let updates = &self.told.updates;
+        let time = match updates.get(&b"c"[..]) {
+            Some(Some(value)) => read::<Clock>(b"c", value)?.time,
             _ => Time::ZERO,
         };
-        if let Some(Some(value)) = self.held.get(&own_key(&self.own)) {
-            self.nonce = read::<Account>(b"a", value)?.nonce;
+        let own = updates.get(&own_key(&self.own)).and_then(Option::as_ref);
+        let nonce = own.map(|value| read::<Account>(b"a", value)).transpose()?.map(|account| account.nonce);
+        let parts = parts(updates, &Part { height, time, app_hash })?;
+        if let Some(empty) = empty.take() {
+            self.tree = empty;
         }
-        let parts = parts(&self.held, &Part { height, time, app_hash })?;
-        (self.pending, self.proven, self.anew) = (None, Some(height), false);
-        (self.held, self.held_bytes) = (BTreeMap::new(), 0);
+        self.tree.adopt(staged);
+        self.nonce = nonce.unwrap_or(self.nonce);
+        self.proven = Some(height);
+        self.discard();
         Ok(parts)
+    }
+}
+
+impl Told {
+    fn hold(&mut self, page: Updates) -> Result<(), Refusal> {
+        let mut own = BTreeMap::new();
+        self.bytes += PAGE_BYTES;
+        for update in page.records {
+            self.bytes += update.key.len() + update.value.as_ref().map_or(0, Vec::len);
+            if own.insert(update.key, update.value).is_some() {
+                return Err(Refusal::Twice);
+            }
+        }
+        if self.bytes > MAX_HELD_BYTES {
+            return Err(Refusal::Flood);
+        }
+        self.updates.extend(own);
+        self.read = Some(page.height);
+        self.pending = (!page.more).then_some(page.height);
+        Ok(())
     }
 }
 
@@ -224,7 +226,9 @@ impl Part {
 /// The records that a node follows, in parts; at least one.
 fn parts(held: &BTreeMap<Vec<u8>, Option<Vec<u8>>>, part: &Part) -> Result<Vec<Changes>, Refusal> {
     let (mut parts, mut count) = (vec![part.empty()], 0);
-    for (key, value) in held.iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+    let followed = |key: &[u8]| matches!(key.first(), Some(b'n' | b'j' | b't' | b'r' | b'm'));
+    let records = held.iter().filter(|(key, _)| followed(key));
+    for (key, value) in records.filter_map(|(key, value)| Some((key, value.as_ref()?))) {
         if count == PART {
             if let Some(last) = parts.last_mut() {
                 last.more = true;

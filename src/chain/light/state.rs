@@ -2,8 +2,9 @@
 //!
 //! It begins from one header: that of a height and hash which the operator says, that which was kept, or the first one seen. From
 //! there a header is trusted if two thirds of its own validators signed it and enough of those that are trusted did too; if
-//! too few of them did, a header half-way is needed first (Tendermint's light client specification, "bisection"). A header below
-//! one that is trusted follows from the hashes that link them. The rules are the library's (`tendermint-light-client-verifier`).
+//! too few of them did, a header half-way is needed first (Tendermint's light client specification, "bisection"). A header shortly
+//! below one that is trusted follows from the hashes that link them; one far below is reached from a block that was trusted before
+//! it. The rules are the library's (`tendermint-light-client-verifier`).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -28,13 +29,20 @@ use crate::{
 };
 
 /// How far a validator's clock may be before ours: CometBFT's own light client allows as much (`defaultMaxClockDrift`).
-pub(in crate::chain) const CLOCK_DRIFT: Duration = Duration::from_secs(10);
+const CLOCK_DRIFT: Duration = Duration::from_secs(10);
 /// Headers on the way to one, each half as far as the one before: a chain of 2^63 blocks needs no more.
 const MAX_WAITING: usize = 64;
 /// Trusted headers that are remembered, by height: about 2 MiB. The lowest are forgotten; they can be had again by their links.
 const MAX_HEADERS: usize = 2_400;
-/// The farthest header below a trusted one that is fetched by links, one at a time: what a transaction is looked for in.
+/// The farthest header below a trusted one that is fetched by links, one at a time, if there is no other way.
 const MAX_BACK: u64 = 1_000;
+/// The same, if there is another way: a step from below takes as much as a few links.
+const FEW: u64 = 16;
+/// Trusted blocks whose validators are remembered, to go on from to what lies between them. The lowest is forgotten: with 150
+/// validators they take 1 MiB.
+const MAX_RUNGS: usize = 32;
+/// From one of them to the next, in blocks.
+const RUNG: u64 = 1_000;
 
 /// A header with what it takes to verify it and to go on from it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,19 +98,21 @@ pub(in crate::chain) enum Refusal {
     Height { wanted: u64, found: u64 },
     #[error("its header of block {height} is of the chain `{found}`, not `{wanted}`")]
     Chain { height: u64, found: String, wanted: String },
-    #[error("its header of block {height} has the hash {found}, not {wanted}, which is trusted: that is another chain, or a forgery")]
+    #[error(
+        "its header of block {height} has the hash {found}, not {wanted}, which is trusted: that is another chain, or a forgery"
+    )]
     Hash { height: u64, found: String, wanted: String },
     #[error("its header of block {height} is not signed by the chain's validators: {reason}")]
     Forged { height: u64, reason: String },
     #[error("its header of block {height} is not the one that block {next} follows on")]
     Link { height: u64, next: u64 },
     #[error(
-        "block {height}, the newest that is trusted, is older than the trusting period of {hours} h: its validators may have left. Set ledger.trust_height and ledger.trust_hash to a newer block, from a source that you trust"
+        "block {height}, from which trust would go on, is older than the trusting period of {hours} h: its validators may have left. Set ledger.trust_height and ledger.trust_hash to a newer block, from a source that you trust"
     )]
     Expired { height: u64, hours: u64 },
     #[error("its header of block {height} is of the future: one of the clocks is wrong")]
     Future { height: u64 },
-    #[error("block {height} is more than {MAX_BACK} blocks below those that are trusted")]
+    #[error("block {height} is too far below those that are trusted: it can't be proven any more")]
     TooFar { height: u64 },
     #[error("too many headers are needed on the way to block {height}")]
     TooMany { height: u64 },
@@ -112,7 +122,9 @@ impl Refusal {
     /// Whether an honest endpoint never gives cause for it.
     pub(in crate::chain) fn is_lie(&self) -> bool {
         match self {
-            Self::Height { .. } | Self::Chain { .. } | Self::Hash { .. } | Self::Forged { .. } | Self::Link { .. } => true,
+            Self::Height { .. } | Self::Chain { .. } | Self::Hash { .. } | Self::Forged { .. } | Self::Link { .. } => {
+                true
+            }
             Self::Expired { .. } | Self::Future { .. } | Self::TooFar { .. } | Self::TooMany { .. } => false,
         }
     }
@@ -127,6 +139,7 @@ pub(in crate::chain) struct State {
     anchor: Option<Anchor>,
     /// Blocks that too few of the trusted validators signed, from the one that is wanted down to the lowest.
     waiting: Vec<LightBlock>,
+    rungs: BTreeMap<u64, LightBlock>,
     headers: BTreeMap<u64, Header>,
 }
 
@@ -139,7 +152,15 @@ impl State {
             trusting_period,
             clock_drift: CLOCK_DRIFT,
         };
-        Self { chain, options, beginning, anchor: None, waiting: Vec::new(), headers: BTreeMap::new() }
+        Self {
+            chain,
+            options,
+            beginning,
+            anchor: None,
+            waiting: Vec::new(),
+            rungs: BTreeMap::new(),
+            headers: BTreeMap::new(),
+        }
     }
 
     /// Goes on from what was kept. It is left alone if the operator says another beginning than it had.
@@ -180,14 +201,18 @@ impl State {
         if self.headers.contains_key(&height) {
             return Ok(Need::Nothing);
         }
-        let Some(newest) = self.newest() else {
+        if self.anchor.is_none() {
             return Ok(Need::Block(match self.beginning {
                 Beginning::Known { height, .. } => height,
                 Beginning::FirstSeen => height,
             }));
+        }
+        let above = self.headers.range(height..).next().map(|(above, _)| *above);
+        let Some(base) = self.base(height).map(height_of) else {
+            return by_links(height, above, MAX_BACK).ok_or(Refusal::TooFar { height });
         };
-        if height < newest {
-            return self.need_below(height);
+        if let Some(need) = by_links(height, above, FEW) {
+            return Ok(need);
         }
         if self.waiting.first().is_some_and(|wanted| height_of(wanted) != height) {
             self.waiting.clear();
@@ -196,15 +221,13 @@ impl State {
             return Ok(Need::Block(height));
         };
         // The next block after a trusted one never waits, so there is one in between.
-        Ok(Need::Block(newest + (height_of(lowest) - newest) / 2))
+        Ok(Need::Block(base + (height_of(lowest) - base) / 2))
     }
 
-    fn need_below(&self, height: u64) -> Result<Need, Refusal> {
-        let above = self.headers.range(height..).next().map_or(u64::MAX, |(above, _)| *above);
-        if above - height > MAX_BACK {
-            return Err(Refusal::TooFar { height });
-        }
-        Ok(Need::Header(above - 1))
+    /// The highest block below `height` that one can go on from.
+    fn base(&self, height: u64) -> Option<&LightBlock> {
+        let newest = self.anchor.as_ref().map(|anchor| &anchor.block).filter(|block| height_of(block) < height);
+        newest.or_else(|| self.rungs.range(..height).next_back().map(|(_, block)| block))
     }
 
     /// Takes the header that [`Need::Header`] asked for.
@@ -231,7 +254,10 @@ impl State {
         if self.anchor.is_none() {
             return self.begin(block, now);
         }
-        match self.verify(&block, now)? {
+        let Some(trust) = self.verify(&block, now)? else {
+            return Err(Refusal::TooFar { height });
+        };
+        match trust {
             Trust::Enough => self.advance(block, now),
             Trust::TooLittle if self.waiting.len() >= MAX_WAITING => Err(Refusal::TooMany { height }),
             Trust::TooLittle => {
@@ -279,20 +305,29 @@ impl State {
     fn advance(&mut self, block: LightBlock, now: Time) -> Result<(), Refusal> {
         self.trust(block);
         while let Some(lowest) = self.waiting.pop() {
-            match self.verify(&lowest, now)? {
-                Trust::Enough => self.trust(lowest),
-                Trust::TooLittle => {
-                    self.waiting.push(lowest);
-                    break;
-                }
+            if let Some(Trust::Enough) = self.verify(&lowest, now)? {
+                self.trust(lowest);
+            } else {
+                self.waiting.push(lowest);
+                break;
             }
         }
         Ok(())
     }
 
     fn trust(&mut self, block: LightBlock) {
+        let height = height_of(&block);
         self.remember(block.signed_header.header.clone());
-        if let Some(anchor) = &mut self.anchor {
+        let last = self.rungs.range(..=height).next_back().map(|(last, _)| *last);
+        if !self.waiting.is_empty() || last.is_none_or(|last| height >= last.saturating_add(RUNG)) {
+            self.rungs.insert(height, block.clone());
+        }
+        if self.rungs.len() > MAX_RUNGS {
+            self.rungs.pop_first();
+        }
+        if let Some(anchor) = &mut self.anchor
+            && height > height_of(&anchor.block)
+        {
             anchor.block = block;
         }
     }
@@ -307,21 +342,24 @@ impl State {
         }
     }
 
-    fn verify(&self, block: &LightBlock, now: Time) -> Result<Trust, Refusal> {
-        let Some(Anchor { block: trusted, .. }) = &self.anchor else {
-            return Ok(Trust::TooLittle);
-        };
-        let header = &trusted.signed_header.header;
+    /// None if there is no block to go on from.
+    fn verify(&self, block: &LightBlock, now: Time) -> Result<Option<Trust>, Refusal> {
+        let Some(base) = self.base(height_of(block)) else { return Ok(None) };
+        let header = &base.signed_header.header;
         let trusted = TrustedBlockState {
             chain_id: &self.chain,
             header_time: header.time,
             height: header.height,
-            next_validators: &trusted.next_validators,
+            next_validators: &base.next_validators,
             next_validators_hash: header.next_validators_hash,
         };
-        let verdict =
-            ProdVerifier::default().verify_update_header(untrusted(block), trusted, &self.options, tendermint_time(now));
-        self.judge(height_of(block), verdict)
+        let verdict = ProdVerifier::default().verify_update_header(
+            untrusted(block),
+            trusted,
+            &self.options,
+            tendermint_time(now),
+        );
+        self.judge(height_of(block), verdict).map(Some)
     }
 
     /// What can be said of a block without any other: its parts belong together, and two thirds of its validators signed it.
@@ -342,16 +380,24 @@ impl State {
             Verdict::Success => Ok(Trust::Enough),
             Verdict::NotEnoughTrust(_) => Ok(Trust::TooLittle),
             Verdict::Invalid(VerificationErrorDetail::NotWithinTrustPeriod(_)) => {
-                Err(self.expired(self.newest().unwrap_or(height)))
+                Err(self.expired(self.base(height).map_or(height, height_of)))
             }
             Verdict::Invalid(VerificationErrorDetail::HeaderFromTheFuture(_)) => Err(Refusal::Future { height }),
-            Verdict::Invalid(detail) => Err(Refusal::Forged { height, reason: detail.to_string().chars().take(300).collect() }),
+            Verdict::Invalid(detail) => {
+                Err(Refusal::Forged { height, reason: detail.to_string().chars().take(300).collect() })
+            }
         }
     }
 
     fn expired(&self, height: u64) -> Refusal {
         Refusal::Expired { height, hours: self.options.trusting_period.as_secs() / 3_600 }
     }
+}
+
+/// The next link down to `height`, if it is at most `most` below a trusted header.
+fn by_links(height: u64, above: Option<u64>, most: u64) -> Option<Need> {
+    let above = above.filter(|above| above - height <= most)?;
+    Some(Need::Header(above - 1))
 }
 
 enum Trust {

@@ -64,7 +64,7 @@ fn equal_validators_are_trusted_in_one_step_and_blocks_below_by_their_links() {
     let mut state = state(Beginning::FirstSeen);
     assert_eq!(walk(&mut state, &lab, 20, time_of(21)).unwrap(), [20]);
     assert_eq!(walk(&mut state, &lab, 50, time_of(51)).unwrap(), [50]);
-    assert_eq!(walk(&mut state, &lab, 47, time_of(51)).unwrap(), [49, 48, 47]);
+    assert_eq!(walk(&mut state, &lab, 47, time_of(51)).unwrap(), [49, 48, 47], "by links");
     assert_eq!(walk(&mut state, &lab, 48, time_of(51)).unwrap(), Vec::<u64>::new());
     let mut other = lab.block(46).signed_header.header;
     other.app_hash = tendermint::AppHash::try_from(vec![0; 32]).unwrap();
@@ -170,6 +170,20 @@ fn trusted_headers_are_remembered_up_to_a_limit_and_the_search_below_has_one() {
     walk(&mut state, &lab, 1_205, time_of(1_206)).unwrap();
     assert_eq!(walk(&mut state, &lab, 1_205 - 1_001, time_of(1_206)), Err(Refusal::TooFar { height: 204 }));
     assert_eq!(walk(&mut state, &lab, 1_205 - 1_000, time_of(1_206)).unwrap().len(), 1_000);
+}
+
+#[test]
+fn a_block_between_two_that_are_trusted_is_reached_from_the_lower_one() {
+    let lab = Lab::new(1_200, |height| moving(height % 130));
+    let steady = Lab::new(1_200, four);
+    for (lab, steps) in [(steady, 1..2), (lab, 2..20)] {
+        let mut state = state(Beginning::FirstSeen);
+        walk(&mut state, &lab, 5, time_of(6)).unwrap();
+        walk(&mut state, &lab, 1_200, time_of(1_201)).unwrap();
+        let asked = walk(&mut state, &lab, 125, time_of(1_201)).unwrap();
+        assert!(steps.contains(&asked.len()), "{asked:?}");
+        assert_eq!(state.newest(), Some(1_200), "the newest stays what it was");
+    }
 }
 
 #[test]
@@ -294,8 +308,8 @@ mod replica {
             let refusal = replica.confirm(ledger.app_hash()).unwrap_err();
             assert!(matches!(refusal, Refusal::Root { height: 2, .. }) && refusal.is_lie(), "{refusal}");
             assert_eq!(replica.proven(), None);
-            // An honest one is believed afterwards, from nothing.
-            replica.reset();
+            // An honest one is believed afterwards.
+            replica.discard();
             replica.take(page(&ledger, &replica)).unwrap();
             assert_eq!(replica.confirm(ledger.app_hash()).unwrap()[0].nodes.len(), 2);
         }
@@ -315,8 +329,8 @@ mod replica {
         let anew = Updates { whole: true, ..page(&ledger, &Replica::new(me().node_key())) };
         assert_eq!(replica.take(anew.clone()), Ok(Taken::Until(2)));
         assert_eq!(replica.take(anew), Err(Refusal::Anew));
-        replica.reset();
-        assert_eq!((replica.after(), replica.nonce()), (None, 1), "what was proven of the own account stays");
+        replica.discard();
+        assert_eq!((replica.after(), replica.nonce()), (Some(2), 1), "what was proven stays");
     }
 
     #[test]
@@ -329,6 +343,51 @@ mod replica {
         }
         assert_eq!(last, Err(Refusal::Flood));
         assert!(!Refusal::Flood.is_lie());
+        let mut replica = Replica::new(me().node_key());
+        let empty = |height| Updates { height, more: true, whole: false, records: Vec::new() };
+        let refusal = (0..).find_map(|height| replica.take(empty(height)).err()).unwrap();
+        assert_eq!(refusal, Refusal::Flood, "pages without an end are one too");
+        replica.discard();
+        replica.take(empty(7)).unwrap();
+        assert_eq!(replica.take(empty(7)), Err(Refusal::Back { from: 7, to: 7 }));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_updates_at_all_are_held_or_refused(
+            pages in proptest::collection::vec(
+                (0..6_u64, proptest::bool::ANY, proptest::bool::ANY, proptest::collection::vec((0..4_u8, 0..3_u8), 0..5)), 0..12,
+            ),
+        ) {
+            let ledger = ledger();
+            let mut replica = current(&ledger);
+            for (height, more, whole, records) in pages {
+                let record = |(key, value): (u8, u8)| Update { key: vec![b'x', key], value: (value > 0).then_some(vec![value]) };
+                let page = Updates { height, more, whole, records: records.into_iter().map(record).collect() };
+                if replica.take(page).is_ok() && replica.pending().is_some() {
+                    proptest::prop_assert!(replica.confirm(Digest([9; 32])).is_err());
+                }
+                replica.discard();
+            }
+            proptest::prop_assert_eq!(replica.proven(), Some(0));
+        }
+    }
+
+    #[test]
+    fn a_lie_after_many_true_blocks_costs_what_was_read_with_it_alone() {
+        let mut ledger = ledger();
+        register(&mut ledger, 1);
+        let mut replica = current(&ledger);
+        register(&mut ledger, 2);
+        let mut lie = page(&ledger, &replica);
+        lie.records[0].value = Some(vec![0xf6]);
+        replica.take(lie).unwrap();
+        assert!(replica.confirm(ledger.app_hash()).unwrap_err().is_lie());
+        replica.discard();
+        assert_eq!((replica.after(), replica.proven()), (Some(1), Some(1)));
+        replica.take(page(&ledger, &replica)).unwrap();
+        let parts = replica.confirm(ledger.app_hash()).unwrap();
+        assert_eq!((parts.len(), parts[0].nodes.len()), (1, 1), "what was proven before is not read again");
     }
 
     #[test]

@@ -114,6 +114,8 @@ struct LedgerState {
     /// The way to it leads through a peer.
     through_peer: bool,
     reason: Option<String>,
+    /// Endpoints that lied or are stale, and what did not match.
+    distrusted: BTreeMap<String, String>,
     /// It was read to its end at least once; that end may be empty.
     read: bool,
     /// A registration is on its way.

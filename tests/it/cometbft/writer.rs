@@ -36,6 +36,7 @@ impl Writer {
             endpoints: urls.iter().cloned().map(Endpoint::Http).collect(),
             outbox_dir: directory.join(format!("outbox-{secret}")),
             poll: Poll::default(),
+            trust: None,
         };
         let (handle, events) = Client::start(config, &Keypair::from_secret(&[secret; 32])).unwrap();
         Self { handle, events, next: 0, open: BTreeSet::new(), committed: BTreeMap::new() }
@@ -87,7 +88,7 @@ impl Writer {
                 assert!(self.committed.insert(hash, height).is_none(), "two submissions are one transaction");
             }
             Event::Rejected { id, reason } => panic!("{id} was refused: {reason}"),
-            Event::Connected { .. } | Event::Disconnected { .. } | Event::Changes(_) => {}
+            Event::Connected { .. } | Event::Disconnected { .. } | Event::Distrusted { .. } | Event::Changes(_) => {}
         }
     }
 }
