@@ -227,7 +227,7 @@ pub struct Updates {
     /// The height this brings the reader to.
     pub height: u64,
     /// True if records were left out: ask again with `height`. Until none is, what the reader has is no state that ever was. A page
-    /// is cut between heights; it has at most 4,000 records and 2 MiB, or else those of one height.
+    /// is cut between heights; it has at most 2,000 records and 2 MiB, or else those of one height.
     pub more: bool,
     /// This ledger does not know any more what was removed after the height that was asked for: the answer begins from
     /// nothing, and so does the reader.

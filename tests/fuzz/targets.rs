@@ -200,6 +200,7 @@ fn answers() -> Target {
         decoder("ledger-query", "round-record", plain::<records::RoundRecord>),
         decoder("ledger-query", "model-record", plain::<records::Model>),
         decoder("ledger-query", "changes", plain::<records::Changes>),
+        decoder("ledger-query", "updates", plain::<records::Updates>),
         decoder("ledger-query", "query", queries),
         decoder("ledger-state", "record-key", plain::<Key>),
         decoder("ledger-state", "record-proof", proof_of_record),
@@ -301,7 +302,7 @@ fn ledger() -> Ledger {
 
 /// A path by the first byte, then its data.
 fn queries(bytes: &[u8]) {
-    const PATHS: [&str; 11] = [
+    const PATHS: [&str; 12] = [
         query::GET_NODE,
         query::LIST_NODES,
         query::GET_JOB,
@@ -313,6 +314,7 @@ fn queries(bytes: &[u8]) {
         query::GET_ACCOUNT,
         query::CHANGES,
         query::PROVE,
+        query::UPDATES,
     ];
     static LEDGER: OnceLock<Ledger> = OnceLock::new();
     if let Some((path, data)) = bytes.split_first() {

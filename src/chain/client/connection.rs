@@ -99,6 +99,7 @@ impl Failure {
             Self::Header(refusal) => refusal.is_lie(),
             Self::Records(refusal) => refusal.is_lie(),
             Self::Block(_)
+            | Self::Answer { .. }
             | Self::Proof { .. }
             | Self::Placed { .. }
             | Self::Withheld { .. }

@@ -120,6 +120,42 @@ fn bytes_that_left_once_are_signed_anew_only_when_the_ledger_never_shows_them() 
     assert_eq!(outbox.next_step(now), None);
 }
 
+#[test]
+fn the_word_of_an_endpoint_that_is_not_believed_makes_no_bytes_worthless() {
+    let mut outbox = outbox();
+    outbox.be_strict(true);
+    let (key, now, _) = missing(&mut outbox);
+    assert_eq!(outbox.nonce_of(key), Some(4));
+    // The blocks up to the last proven one don't have it, and its nonce is not used: what was sent may still be included.
+    assert_eq!(outbox.on_searched(key, Searched::Open, now), None);
+    let later = outbox.wake_at().unwrap();
+    assert!(later >= now + LOST_AFTER, "it is not sent again and again at once");
+    let (_, nonce, bytes) = send(&mut outbox, later);
+    assert_eq!(nonce, 4);
+    // A refusal at the first sending is no proof either: the same bytes are looked for, and no others are signed.
+    let mut fresh = Outbox::new("atlas-test".to_owned(), Keypair::from_secret(&[1; 32]));
+    fresh.be_strict(true);
+    fresh.submit(1, message(1), true, Time(0)).unwrap();
+    fresh.on_account(4);
+    let (key, _, first) = send(&mut fresh, Time(0));
+    assert_eq!(first, bytes);
+    let refused = Sent::Refused { code: Code::Nonce as u32, log: "expected 6".to_owned() };
+    assert_eq!(fresh.on_sent(key, refused, Time(0)), None);
+    look_up(&mut fresh, Time(0));
+    assert_eq!(fresh.nonce_of(key), Some(4));
+}
+
+#[test]
+fn an_account_that_is_not_proven_yet_is_asked_for_again_later_and_not_at_once() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    assert_eq!(outbox.next_step(Time(0)), Some(Step::ReadAccount));
+    outbox.on_no_account(Time(0));
+    assert_eq!(outbox.next_step(Time(0)), None);
+    let later = outbox.wake_at().unwrap();
+    assert!(later > Time(0) && outbox.next_step(later) == Some(Step::ReadAccount));
+}
+
 /// A transaction whose nonce is used and that the index does not show: the step that follows when its time is over.
 fn missing(outbox: &mut Outbox) -> (Key, Time, u64) {
     outbox.on_height(41);
@@ -284,7 +320,7 @@ fn moves() -> impl proptest::strategy::Strategy<Value = Vec<Move>> {
         2 => (0..50_u64).prop_map(Move::Account),
         4 => (0..6_u8).prop_map(Move::Sent),
         4 => (0..4_u8).prop_map(Move::LookedUp),
-        4 => (0..3_u8).prop_map(Move::Searched),
+        4 => (0..4_u8).prop_map(Move::Searched),
         2 => Just(Move::Block),
         1 => Just(Move::Connected),
         2 => (0..20_000_u64).prop_map(Move::Wait),
@@ -319,6 +355,7 @@ fn play(outbox: &mut Outbox, one: Move, step: Option<Step>, next_id: &mut u64, n
             let searched = match number {
                 0 => Searched::Absent,
                 1 => Searched::Unknown { reason: String::new() },
+                2 => Searched::Open,
                 _ => Searched::Found(found(Code::Ok)),
             };
             return outbox.on_searched(key, searched, *now);

@@ -12,8 +12,8 @@ use crate::{
 const PAGE_RECORDS: usize = 1_000;
 /// The most bytes of records in an answer: what a reader's transport takes with room to spare.
 const PAGE_BYTES: usize = 2 * 1024 * 1024;
-/// The most records in a page of updates: as many as two large pages of the other kind.
-const PAGE_UPDATES: usize = 4_000;
+/// The most records in a page of updates.
+const PAGE_UPDATES: usize = 2_000;
 /// What the key of an update takes in an answer, and what stands around it, in bytes: at most.
 const KEY_BYTES: usize = 96;
 

@@ -5,6 +5,8 @@ mod bad;
 mod chain;
 mod joins;
 mod kills;
+mod liar;
+mod liars;
 mod main_job;
 mod one;
 mod replay;

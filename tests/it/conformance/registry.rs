@@ -146,6 +146,7 @@ fn ledger_values() -> Vec<WireType> {
         plain("round-record", "ledger-query", decode::plain::<records::RoundRecord>),
         plain("model-record", "ledger-query", decode::plain::<records::Model>),
         plain("changes", "ledger-query", decode::plain::<records::Changes>),
+        plain("updates", "ledger-query", decode::plain::<records::Updates>),
         plain("node-key", "ledger-query", decode::plain::<NodeKey>),
         plain("job-id", "ledger-query", decode::plain::<JobId>),
         plain("task-id", "ledger-query", decode::plain::<TaskId>),

@@ -235,6 +235,12 @@ fn query_page() -> Page {
         ..empty.clone()
     };
     maker.cbor("changes", &[("nothing changed", empty), ("one of each", full)]);
+    let written =
+        records::Update { key: Key::Model("digits:1".into()).to_bytes(), value: Some(codec::encode(&model_record())) };
+    let removed = records::Update { key: Key::Payout(42, sample::job(), 3).to_bytes(), value: None };
+    let nothing = records::Updates { height: 22, more: false, whole: false, records: vec![] };
+    let some = records::Updates { more: true, whole: true, records: vec![written, removed], ..nothing.clone() };
+    maker.cbor("updates", &[("nothing happened", nothing), ("one written, one removed", some)]);
     maker.done()
 }
 
