@@ -102,7 +102,6 @@ impl Failure {
             | Self::Answer { .. }
             | Self::Proof { .. }
             | Self::Placed { .. }
-            | Self::Withheld { .. }
             | Self::Validators { .. }
             | Self::Hosted { .. }
             | Self::Stale { .. }

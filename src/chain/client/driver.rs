@@ -62,6 +62,13 @@ pub(super) enum Command {
     },
 }
 
+/// The driver's ends of the queues between it and the handles.
+pub(super) struct Ends {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) way: channel::Sender<Result<Way, String>>,
+}
+
 /// The client was stopped, or nobody listens any more.
 struct Stopped;
 
@@ -115,9 +122,7 @@ impl Driver {
         account: NodeKey,
         outbox: Outbox,
         journal: Journal,
-        commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Event>,
-        way: channel::Sender<Result<Way, String>>,
+        Ends { commands, events, way }: Ends,
         verifier: Option<Verifier>,
     ) -> Self {
         let journal = Arc::new(Mutex::new(journal));
@@ -187,6 +192,7 @@ impl Driver {
             };
             self.part(&endpoint, &failure).await?;
             self.disconnected(format!("{endpoint}: {failure}")).await?;
+            self.pause_among_liars().await?;
             // The next one is asked first: this one has just failed.
             self.config.endpoints.rotate_left(1);
         }
@@ -266,7 +272,9 @@ impl Driver {
             } else {
                 self.fetch_changes(&connection.rpc).await?
             };
-            self.backoff.reset();
+            if news || !self.verifies() {
+                self.backoff.reset();
+            }
             if news {
                 self.outbox.look_now(clock::now());
             }

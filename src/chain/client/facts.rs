@@ -1,4 +1,6 @@
-//! What a ledger said of a transaction, as the outbox is told.
+//! What a ledger said of a transaction, as the outbox is told, and what the outbox tells of a submission.
+
+use crate::types::Digest;
 
 /// What came of sending a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,4 +37,20 @@ pub(super) enum Searched {
     Open,
     /// The blocks that could hold it are not there any more. It may have been included.
     Unknown { reason: String },
+}
+
+/// A submission is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It is final.
+    Committed { id: u64, hash: Digest, found: Found },
+    /// It can never be included.
+    Rejected { id: u64, reason: String },
+}
+
+/// Why a submission is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Full,
+    Duplicate,
 }

@@ -43,7 +43,7 @@ use crate::{
 };
 pub use connection::examine;
 use connection::{Failure, Rpc};
-use driver::{Command, Driver};
+use driver::{Command, Driver, Ends};
 use journal::Journal;
 use outbox::Outbox;
 use verifier::Verifier;
@@ -78,8 +78,8 @@ pub struct Trust {
     pub beginning: Option<(u64, Digest)>,
     /// Where the newest trusted header is kept, so that a restart goes on from it.
     pub file: PathBuf,
-    /// How long a header is trusted without a newer one. It must be shorter than the time in which validators can be held to account for
-    /// what they signed.
+    /// How long a header is trusted without a newer one. Where validators change, it must be shorter than the time after which one
+    /// that has left loses nothing by signing another history.
     pub period: Duration,
     /// An endpoint whose newest block is this much older than another's proven one is stale.
     pub stale_after: Duration,
@@ -296,7 +296,7 @@ impl Client {
         let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
         let own = keypair.node_key();
         let verifier = config.trust.as_ref().map(|trust| Verifier::open(&config, trust, own)).transpose()?;
-        let driver = Driver::new(config, own, outbox, journal, receiver, events, way, verifier);
+        let driver = Driver::new(config, own, outbox, journal, Ends { commands: receiver, events, way }, verifier);
         let (until, end) = (stop.clone(), stopped.clone().drop_guard());
         tokio::spawn(async move {
             driver.run(until).await;

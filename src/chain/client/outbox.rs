@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use super::facts::{Found, Searched, Sent};
+pub(super) use super::facts::{Found, Outcome, Refused, Searched, Sent};
 use crate::{
     chain::wire::{Code, MAX_TRANSACTION, Message, Transaction},
     codec,
@@ -66,22 +66,6 @@ pub(super) enum Step {
 /// Names a submission inside the outbox, in the order of submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(u64);
-
-/// A submission is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// It is final.
-    Committed { id: u64, hash: Digest, found: Found },
-    /// It can never be included.
-    Rejected { id: u64, reason: String },
-}
-
-/// Why a submission is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
-    Full,
-    Duplicate,
-}
 
 #[derive(Debug)]
 struct Entry {

@@ -82,6 +82,15 @@ impl Driver {
         if failure.is_fault() { self.distrust(endpoint, failure).await } else { Ok(()) }
     }
 
+    /// Where all ways have a fault, none is tried again at once: each would answer at once, and lie again.
+    pub(super) async fn pause_among_liars(&mut self) -> Result<(), Stopped> {
+        if self.config.endpoints.iter().all(|endpoint| self.distrusted.contains_key(&endpoint.name())) {
+            let until = clock::now() + self.backoff.next(clock::random_bytes());
+            self.wait_disconnected(until).await?;
+        }
+        Ok(())
+    }
+
     /// Names an endpoint and its fault.
     pub(super) async fn distrust(&mut self, endpoint: &Endpoint, failure: &Failure) -> Result<(), Stopped> {
         let (name, reason) = (endpoint.name(), failure.to_string());
