@@ -181,12 +181,16 @@ impl State {
 
     /// Asks others for what `peer` was asked for, without waiting for it.
     fn give_up_requests(&mut self, peer: PeerId, now: Time) {
-        let asked = |(id, (of, sent, _)): (&RequestId, &(PeerId, Sent, Time))| {
-            (*of == peer && matches!(sent, Sent::Get { .. })).then_some(*id)
-        };
-        let requests: Vec<RequestId> = self.requests.iter().filter_map(asked).collect();
-        for id in requests {
-            self.on_result(id, Err(SendError::Closed), now);
+        let asked = |of: PeerId, sent: &Sent, _| of == peer && matches!(sent, Sent::Get { .. });
+        self.end_requests(asked, &|| SendError::Closed, now);
+    }
+
+    /// Ends those requests that `ends` chooses by whom they ask, for what, and until when.
+    fn end_requests(&mut self, ends: impl Fn(PeerId, &Sent, Time) -> bool, why: &dyn Fn() -> SendError, now: Time) {
+        let chosen = self.requests.iter().filter(|(_, (peer, sent, until))| ends(*peer, sent, *until));
+        let ids: Vec<RequestId> = chosen.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.on_result(id, Err(why()), now);
         }
     }
 
@@ -262,11 +266,7 @@ impl State {
     }
 
     fn on_late(&mut self, now: Time) {
-        let late: Vec<RequestId> =
-            self.requests.iter().filter(|(_, (_, _, at))| *at <= now).map(|(id, _)| *id).collect();
-        for id in late {
-            self.on_result(id, Err(SendError::Timeout), now);
-        }
+        self.end_requests(|_, _, until| until <= now, &|| SendError::Timeout, now);
         let late: Vec<EdgeId> = self.edges.iter().filter(|(_, (_, at))| *at <= now).map(|(id, _)| *id).collect();
         for id in late {
             if let Some((purpose, _)) = self.edges.remove(&id) {

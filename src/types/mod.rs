@@ -15,6 +15,7 @@ mod round;
 mod signed;
 mod speed;
 mod time;
+mod verified;
 
 pub use beat::{Beat, Load};
 pub use cause::{Cause, OrCause, words};
@@ -34,3 +35,4 @@ pub(crate) use signed::memo;
 pub use signed::{Signed, SignedError, SignedObject};
 pub use speed::Speed;
 pub use time::Time;
+pub(crate) use verified::Verified;

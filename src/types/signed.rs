@@ -7,7 +7,7 @@
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Digest, NodeKey, SignatureBytes};
+use super::{Digest, NodeKey, SignatureBytes, verified::Verified};
 use crate::codec;
 
 /// A kind of object that nodes sign.
@@ -71,22 +71,35 @@ impl Signed {
         let body = codec::encode(object);
         let signature = SignatureBytes(key.sign(&signed_bytes(T::DOMAIN, &body)).to_bytes());
         let signed = Self { body, signer: NodeKey(key.verifying_key().to_bytes()), signature };
-        memo::know(T::DOMAIN, &signed);
+        // What was signed in this thread needs no verification.
+        memo::with(|everybody| {
+            if let Some(known) = everybody {
+                known.remember(signed.name(T::DOMAIN));
+            }
+        });
         signed
     }
 
     /// Checks the signature strictly (no weak keys, no malleable encodings), decodes, and checks that the signer is the
     /// node that the object speaks for.
     pub fn open<T: SignedObject>(&self) -> Result<T, SignedError> {
+        self.open_once(None)
+    }
+
+    /// [`Signed::open`], where the signature of what is known already is not verified again. All else is checked again.
+    pub(crate) fn open_knowing<T: SignedObject>(&self, known: &Verified) -> Result<T, SignedError> {
+        self.open_once(Some(known))
+    }
+
+    fn open_once<T: SignedObject>(&self, known: Option<&Verified>) -> Result<T, SignedError> {
         if self.body.len() > T::LIMIT {
             return Err(SignedError::TooLong { length: self.body.len(), limit: T::LIMIT });
         }
-        memo::once(T::DOMAIN, self, || self.verify::<T>())?;
-        self.open_verified()
-    }
-
-    /// Opens what [`Signed::open`] opened before, all of it the same: everything is checked again but the signature.
-    pub(crate) fn open_verified<T: SignedObject>(&self) -> Result<T, SignedError> {
+        let verify = || self.verify_under(T::DOMAIN);
+        memo::with(|everybody| {
+            let known = everybody.or(known);
+            known.map_or_else(verify, |known| known.once(self.name(T::DOMAIN), verify))
+        })?;
         let object: T = codec::decode(&self.body, T::LIMIT).map_err(SignedError::Body)?;
         match object.speaker() {
             Some(speaker) if speaker != self.signer => Err(SignedError::Speaker),
@@ -94,8 +107,9 @@ impl Signed {
         }
     }
 
-    fn verify<T: SignedObject>(&self) -> Result<(), SignedError> {
-        self.verify_under(T::DOMAIN)
+    /// What its being right depends on.
+    fn name(&self, domain: &str) -> Digest {
+        Digest::of_parts(domain, &[&self.signer.0, &self.signature.0, &self.body])
     }
 
     fn verify_under(&self, domain: &str) -> Result<(), SignedError> {
@@ -123,20 +137,15 @@ fn signed_bytes(domain: &str, body: &[u8]) -> Vec<u8> {
     [domain.as_bytes(), &[0], body].concat()
 }
 
-/// Signatures that were verified before, where a whole network runs in one thread: there each beat is verified by nine
-/// nodes, each transaction by one, and always with the same result. Off everywhere but in simulations, which show that
-/// it changes nothing (`sim::tests`).
+/// What this thread verified, where a whole network runs in one: there each beat is verified by nine nodes, each transaction by
+/// one, and always with the same result. Off everywhere but in simulations, which show that it changes nothing (`sim::tests`).
 pub(crate) mod memo {
-    use std::{cell::RefCell, collections::BTreeSet};
+    use std::cell::RefCell;
 
-    use super::{Signed, SignedError};
-    use crate::types::Digest;
-
-    /// Signatures remembered, 32 bytes each; when there are more, all are forgotten.
-    const MOST: usize = 1 << 16;
+    use super::Verified;
 
     thread_local! {
-        static VERIFIED: RefCell<Option<BTreeSet<[u8; 32]>>> = const { RefCell::new(None) };
+        static VERIFIED: RefCell<Option<Verified>> = const { RefCell::new(None) };
     }
 
     /// Remembers what this thread verifies, until dropped.
@@ -145,7 +154,7 @@ pub(crate) mod memo {
 
     impl Remembering {
         pub(crate) fn begin() -> Self {
-            VERIFIED.set(Some(BTreeSet::new()));
+            VERIFIED.set(Some(Verified::default()));
             Self(())
         }
     }
@@ -156,42 +165,9 @@ pub(crate) mod memo {
         }
     }
 
-    /// What was signed in this thread needs no verification.
-    pub(super) fn know(domain: &str, signed: &Signed) {
-        VERIFIED.with_borrow_mut(|verified| {
-            if let Some(verified) = verified {
-                remember(verified, name(domain, signed));
-            }
-        });
-    }
-
-    fn name(domain: &str, signed: &Signed) -> [u8; 32] {
-        Digest::of_parts(domain, &[&signed.signer.0, &signed.signature.0, &signed.body]).0
-    }
-
-    fn remember(verified: &mut BTreeSet<[u8; 32]>, name: [u8; 32]) {
-        if verified.len() >= MOST {
-            verified.clear();
-        }
-        verified.insert(name);
-    }
-
-    /// Verifies, unless the very same bytes were found right before.
-    pub(super) fn once(
-        domain: &str,
-        signed: &Signed,
-        verify: impl FnOnce() -> Result<(), SignedError>,
-    ) -> Result<(), SignedError> {
-        VERIFIED.with_borrow_mut(|verified| {
-            let Some(verified) = verified else { return verify() };
-            let name = name(domain, signed);
-            if verified.contains(&name) {
-                return Ok(());
-            }
-            verify()?;
-            remember(verified, name);
-            Ok(())
-        })
+    /// Gives what is remembered, if anything is.
+    pub(super) fn with<R>(look: impl FnOnce(Option<&Verified>) -> R) -> R {
+        VERIFIED.with_borrow(|verified| look(verified.as_ref()))
     }
 }
 

@@ -1,9 +1,11 @@
-// One end of a transfer between two Helia nodes over loopback, by bitswap, into its store of files.
+// Helia over loopback, by bitswap, into its store of files: one end of a transfer to compare with, and a reader of what others keep.
 //
 //   node peer.js serve FILE DIR           prints its process, its address and the CID; until its stdin ends
 //   node peer.js fetch ADDRESS CID DIR    prints the seconds until all blocks are on the disk, and MiB resident at most
+//   node peer.js tree ADDRESS CID DIR     prints for each file below CID its length, its SHA-256 and its path
 
 import { spawnSync } from 'node:child_process'
+import { createHash } from 'node:crypto'
 import { createReadStream, readFileSync } from 'node:fs'
 import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
@@ -57,7 +59,34 @@ async function fetch (address, cid, directory) {
   process.exit(0)
 }
 
+// Each file below a directory, or the file itself.
+async function * files (fs, cid, path) {
+  const { type } = await fs.stat(cid)
+  if (type !== 'directory') {
+    yield { cid, path }
+    return
+  }
+  for await (const entry of fs.ls(cid)) yield * files(fs, entry.cid, path === '' ? entry.name : `${path}/${entry.name}`)
+}
+
+async function tree (address, cid, directory) {
+  const helia = await start(directory)
+  await helia.libp2p.dial(multiaddr(address))
+  const fs = unixfs(helia)
+  for await (const file of files(fs, CID.parse(cid), '')) {
+    const hash = createHash('sha256')
+    let length = 0
+    for await (const bytes of fs.cat(file.cid)) {
+      hash.update(bytes)
+      length += bytes.length
+    }
+    console.log(length, hash.digest('hex'), file.path)
+  }
+  process.exit(0)
+}
+
 const [mode, ...words] = process.argv.slice(2)
 if (mode === 'serve') await serve(...words)
 else if (mode === 'fetch') await fetch(...words)
-else throw new Error('serve or fetch')
+else if (mode === 'tree') await tree(...words)
+else throw new Error('serve, fetch or tree')

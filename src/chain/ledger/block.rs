@@ -5,7 +5,7 @@ use crate::types::Time;
 
 /// Applies the next block.
 pub(super) fn apply(ledger: &mut Ledger, time: Time, transactions: &[Vec<u8>]) -> BlockResult {
-    let (state, known) = (&mut ledger.state, &ledger.authentic);
+    let (state, known) = (&mut ledger.state, &ledger.verified);
     advance_clock(state, time);
     let results: Vec<TransactionResult> =
         transactions.iter().map(|bytes| transaction::apply(state, known, bytes)).collect();

@@ -15,7 +15,6 @@
 //! - a slot's update counts at most once a round, and only with an accepted receipt that another node attested;
 //! - a job that is open has a deadline, and a held task without a receipt has a time at which it lapses.
 
-mod authentic;
 mod block;
 mod changes;
 mod entries;
@@ -48,8 +47,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::authenticated::Tree;
-use crate::types::{Digest, NodeKey, Time};
-use authentic::Authentic;
+use crate::types::{Digest, NodeKey, Time, Verified};
 use changes::Changed;
 use state::State;
 
@@ -155,7 +153,7 @@ pub struct Ledger {
     tree: Tree,
     changed: Changed,
     /// No part of the ledger's state.
-    authentic: Authentic,
+    verified: Verified,
 }
 
 impl Ledger {
@@ -166,8 +164,7 @@ impl Ledger {
         let balances = genesis.accounts.clone();
         let mut state = State::new(genesis, clock);
         balances.iter().for_each(|(account, balance)| money::credit(&mut state, account, *balance));
-        let mut ledger =
-            Self { state, tree: Tree::new(), changed: Changed::default(), authentic: Authentic::default() };
+        let mut ledger = Self { state, tree: Tree::new(), changed: Changed::default(), verified: Verified::default() };
         ledger.commit();
         Ok(ledger)
     }
@@ -199,12 +196,12 @@ impl Ledger {
 
     /// Whether a transaction may wait for a block: its size, signature, chain id, and a nonce that is not used yet.
     pub fn check(&self, transaction: &[u8]) -> TransactionResult {
-        transaction::check(&self.state, &self.authentic, transaction)
+        transaction::check(&self.state, &self.verified, transaction)
     }
 
     /// Whose a transaction is and which nonce it has, if it is whole, authentic and for this ledger; else why not.
     pub fn claim(&self, transaction: &[u8]) -> Result<Claim, TransactionResult> {
-        transaction::claim(&self.state, &self.authentic, transaction).map_err(TransactionResult::from)
+        transaction::claim(&self.state, &self.verified, transaction).map_err(TransactionResult::from)
     }
 
     /// The nonce that the account's next transaction must have.

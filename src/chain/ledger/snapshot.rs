@@ -8,8 +8,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Ledger, SnapshotError, authentic::Authentic, changes::Changed, entries::Entry, state::State};
-use crate::{chain::authenticated::Tree, codec, types::Digest};
+use super::{Key, Ledger, SnapshotError, changes::Changed, entries::Entry, state::State};
+use crate::{
+    chain::authenticated::Tree,
+    codec,
+    types::{Digest, Verified},
+};
 
 /// Grows with each change of what a snapshot means.
 const FORMAT: u32 = 1;
@@ -61,7 +65,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Ledger, SnapshotError> {
     let mut state = State::from_entries(entries);
     state.take_changed();
     changed.begin_at(state.clock().height);
-    Ok(Ledger { state, tree, changed, authentic: Authentic::default() })
+    Ok(Ledger { state, tree, changed, verified: Verified::default() })
 }
 
 fn check_complete(entries: &BTreeMap<Key, Entry>) -> Result<(), SnapshotError> {

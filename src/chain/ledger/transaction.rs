@@ -1,11 +1,11 @@
 //! One transaction: who sent it, whether it is next, and which rule it goes to.
 
-use super::{TransactionResult, authentic::Authentic, refusal::Refusal, state::State};
+use super::{TransactionResult, refusal::Refusal, state::State};
 use super::{jobs, models, nodes, receipts, refusal::ensure, rounds, tasks};
 use crate::{
     chain::wire::{MAX_TRANSACTION, Message, Transaction},
     codec,
-    types::{Digest, NodeKey, Signed},
+    types::{Digest, NodeKey, Signed, Verified},
 };
 
 /// What the rules know of a transaction besides its message.
@@ -28,7 +28,7 @@ pub struct Claim {
 }
 
 /// Whether a transaction may wait for a block.
-pub(super) fn check(state: &State, known: &Authentic, bytes: &[u8]) -> TransactionResult {
+pub(super) fn check(state: &State, known: &Verified, bytes: &[u8]) -> TransactionResult {
     let checked = claim(state, known, bytes).and_then(|claim| {
         let expected = next_nonce(state, &claim.creator);
         ensure(claim.nonce >= expected, || used_nonce(claim.nonce, expected))
@@ -37,13 +37,13 @@ pub(super) fn check(state: &State, known: &Authentic, bytes: &[u8]) -> Transacti
 }
 
 /// What a transaction claims, if it is whole, authentic and for this ledger. Looks at no account.
-pub(super) fn claim(state: &State, known: &Authentic, bytes: &[u8]) -> Result<Claim, Refusal> {
+pub(super) fn claim(state: &State, known: &Verified, bytes: &[u8]) -> Result<Claim, Refusal> {
     open(state, known, bytes).map(|(context, _)| Claim { creator: context.creator, nonce: context.nonce })
 }
 
 /// Applies a transaction. One that is authentic and next uses its nonce even if its message fails; of a failed
 /// message nothing else remains, but that a refused receipt is counted.
-pub(super) fn apply(state: &mut State, known: &Authentic, bytes: &[u8]) -> TransactionResult {
+pub(super) fn apply(state: &mut State, known: &Verified, bytes: &[u8]) -> TransactionResult {
     let (context, message) = match open(state, known, bytes) {
         Ok(opened) => opened,
         Err(refusal) => return refusal.into(),
@@ -68,16 +68,15 @@ pub(super) fn apply(state: &mut State, known: &Authentic, bytes: &[u8]) -> Trans
     }
 }
 
-fn open(state: &State, known: &Authentic, bytes: &[u8]) -> Result<(Context, Message), Refusal> {
+fn open(state: &State, known: &Verified, bytes: &[u8]) -> Result<(Context, Message), Refusal> {
     let signed: Signed =
         codec::decode(bytes, MAX_TRANSACTION).map_err(|error| Refusal::malformed(format!("transaction: {error}")))?;
     // The signature covers the body and not the envelope: without this, anybody could write the envelope in another way and
     // so give a transaction another hash, and with it another lease and other assignments.
     ensure(codec::encode(&signed) == bytes, || Refusal::malformed("transaction: its envelope is not canonical CBOR"))?;
     let hash = Digest::of(bytes);
-    let opened = if known.knows(&hash) { signed.open_verified() } else { signed.open() };
-    let transaction: Transaction = opened.map_err(|error| Refusal::unopened("transaction", &error))?;
-    known.remember(hash);
+    let transaction: Transaction =
+        signed.open_knowing(known).map_err(|error| Refusal::unopened("transaction", &error))?;
     let chain_id = &state.genesis().chain_id;
     ensure(transaction.chain_id == *chain_id, || {
         let theirs: String = transaction.chain_id.chars().take(super::MAX_CHAIN_ID).collect();

@@ -1,4 +1,4 @@
-//! A Kubo repository of its own, offline, on loopback.
+//! A Kubo repository of its own, on loopback, that knows nobody.
 
 use std::{
     fs::{self, File},
@@ -32,6 +32,9 @@ impl Kubo {
         let kubo = Self { directory, daemon: None };
         kubo.run(&["init", "--profile=test,unixfs-v1-2025"]);
         kubo.run(&["bootstrap", "rm", "--all"]);
+        kubo.run(&["config", "Routing.Type", "none"]);
+        kubo.run(&["config", "--json", "AutoConf.Enabled", "false"]);
+        kubo.run(&["config", "--json", "Provide.Enabled", "false"]);
         kubo
     }
 
@@ -53,12 +56,28 @@ impl Kubo {
         String::from_utf8(self.run(arguments)).unwrap().trim().to_owned()
     }
 
-    /// Starts the daemon; the address of its RPC.
+    /// Starts the daemon without a network of its own; the address of its RPC.
     pub(super) async fn start(&mut self) -> String {
+        self.start_with(&["daemon", "--offline"]).await
+    }
+
+    /// Starts the daemon so that peers can reach it; the address of its RPC.
+    pub(super) async fn start_online(&mut self) -> String {
+        self.start_with(&["daemon"]).await
+    }
+
+    /// Where peers reach a daemon that is online: its TCP multiaddr on loopback.
+    pub(super) fn peer_address(&self) -> String {
+        let addresses = self.word(&["id", "--format=<addrs>"]);
+        let of_tcp = |address: &&str| address.starts_with("/ip4/127.0.0.1/tcp/") && !address.contains("/ws/");
+        addresses.lines().find(of_tcp).unwrap_or_else(|| panic!("no peer can reach it: {addresses}")).to_owned()
+    }
+
+    async fn start_with(&mut self, arguments: &[&str]) -> String {
         let address = self.directory.path().join("api");
         let _ = fs::remove_file(&address);
         let log = File::create(self.directory.path().join("daemon.log")).unwrap();
-        let mut command = self.command(&["daemon", "--offline"]);
+        let mut command = self.command(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.daemon = Some(command.spawn().unwrap());
         until("the daemon serves its RPC", UP, async || {

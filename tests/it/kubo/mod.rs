@@ -1,6 +1,7 @@
 //! Beside a real Kubo (`.tools/bin/ipfs`, from `scripts/setup --dev`): names, archives and pins mean the same to both.
 
 mod daemon;
+mod helia;
 mod names;
 mod pins;
 mod restore;
