@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use tendermint::block::Height;
 use tendermint_rpc::{
-    Client as _, Error as RpcError, HttpClient, SimpleRequest, client::CompatMode, error::ErrorDetail,
-    response::Response as _,
+    Client as _, Error as RpcError, SimpleRequest, client::CompatMode, error::ErrorDetail, response::Response as _,
 };
 
 use super::{
@@ -136,7 +135,6 @@ fn cut(text: &str) -> String {
 #[derive(Clone)]
 pub(super) enum Rpc {
     Http(Http),
-    Https(HttpClient),
     Peer(Arc<dyn Transport>),
 }
 
@@ -152,7 +150,6 @@ impl tendermint_rpc::Client for Rpc {
 impl Rpc {
     async fn perform_unguarded<R: SimpleRequest>(&self, request: R) -> Result<R::Output, RpcError> {
         let answer = match self {
-            Self::Https(client) => return client.perform(request).await,
             Self::Http(client) => client.call(request.into_json()).await?,
             Self::Peer(transport) => {
                 let answer = transport.call(request.into_json().into_bytes()).await;
@@ -167,7 +164,6 @@ impl fmt::Debug for Rpc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http(_) => "Rpc::Http",
-            Self::Https(_) => "Rpc::Https",
             Self::Peer(_) => "Rpc::Peer",
         })
     }
@@ -182,7 +178,7 @@ pub(super) struct Opened {
 
 /// Opens `endpoint` if it carries the ledger that `config` names, and is not behind `seen`.
 pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> Result<Opened, Failure> {
-    let mut rpc = open(endpoint)?;
+    let rpc = open(endpoint)?;
     let status = timed(rpc.status()).await?;
     let found = status.node_info.network.to_string();
     if found != config.ledger {
@@ -201,23 +197,14 @@ pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> 
     if height < seen {
         return Err(Failure::Behind { found: height, seen });
     }
-    let mode = CompatMode::from_version(status.node_info.version).map_err(Failure::Version)?;
-    // Of what is asked here, nothing depends on it but how events are read, which nobody does.
-    if let Rpc::Https(client) = &mut rpc {
-        client.set_compat_mode(mode);
-    }
+    // Of what is asked here, nothing depends on which it is.
+    CompatMode::from_version(status.node_info.version).map_err(Failure::Version)?;
     Ok(Opened { rpc, host: host.filter(|_| single) })
 }
 
 fn open(endpoint: &Endpoint) -> Result<Rpc, Failure> {
     Ok(match endpoint {
-        Endpoint::Http(url) => match Http::new(url) {
-            Some(plain) => Rpc::Http(plain.map_err(Failure::Address)?),
-            None => {
-                let url = url.parse().map_err(Failure::Address)?;
-                Rpc::Https(HttpClient::builder(url).timeout(REQUEST_TIMEOUT).build().map_err(Failure::Address)?)
-            }
-        },
+        Endpoint::Http(url) => Rpc::Http(Http::new(url).map_err(Failure::Address)?),
         Endpoint::Peer(transport) => Rpc::Peer(transport.clone()),
     })
 }
