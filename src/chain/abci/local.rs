@@ -26,6 +26,7 @@ use crate::{
     chain::{
         embedded::{MAX_BLOCK_BYTES, tendermint_time},
         ledger::{Genesis, GenesisError, Ledger, Parameters},
+        light::EVIDENCE_AGE,
     },
     clock,
     types::{LedgerId, NodeKey},
@@ -255,8 +256,11 @@ pub fn genesis(chain_id: &str, members: &[Member], terms: &Terms) -> Result<Stri
         "initial_height": "1",
         "consensus_params": {
             "block": { "max_bytes": MAX_BLOCK_BYTES.to_string(), "max_gas": "-1" },
+            // Evidence is too old when it is so by both: the time is what counts unless blocks take over 12 seconds.
             "evidence": {
-                "max_age_num_blocks": "100000", "max_age_duration": "172800000000000", "max_bytes": "1048576",
+                "max_age_num_blocks": "100000",
+                "max_age_duration": EVIDENCE_AGE.as_nanos().to_string(),
+                "max_bytes": "1048576",
             },
             "validator": { "pub_key_types": ["ed25519"] },
             "version": { "app": "0" },
@@ -410,6 +414,9 @@ mod tests {
         let homes: Vec<Home> =
             chain.validators.iter().map(|validator| Chain::home(directory.path(), validator)).collect();
         let genesis = fs::read_to_string(homes[0].0.join("config/genesis.json")).unwrap();
+        let parsed: Value = serde_json::from_str(&genesis).unwrap();
+        // 14 days in nanoseconds, as CometBFT writes them: a client's trust of 7 days ends well before.
+        assert_eq!(parsed["consensus_params"]["evidence"]["max_age_duration"], "1209600000000000");
         for (home, validator) in homes.iter().zip(&chain.validators) {
             assert!(home.exists());
             assert_eq!(fs::read_to_string(home.0.join("config/genesis.json")).unwrap(), genesis);
