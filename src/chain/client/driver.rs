@@ -1,5 +1,7 @@
 //! The task between outbox, journal and ledger. It asks and writes; what to do, the outbox says.
 
+mod elsewhere;
+mod kept;
 mod served;
 mod verified;
 
@@ -22,7 +24,7 @@ use super::{
     backoff::Backoff,
     connection::{self, Failure, Opened, Rpc},
     journal::Journal,
-    outbox::{Outbox, Outcome, Record, Refused, Sent, Step},
+    outbox::{Outbox, Outcome, Refused, Sent, Step},
     verifier::Verifier,
     witness::Witness,
 };
@@ -31,6 +33,7 @@ use crate::{
     clock,
     types::{Digest, NodeKey, Time},
 };
+use elsewhere::{Elsewhere, Heard};
 use served::Connection;
 use verified::{Asked, Suspicion};
 
@@ -104,6 +107,7 @@ pub(super) struct Driver {
     /// The endpoint in use speaks for the one machine that hosts the ledger, and is believed.
     believes_host: bool,
     witness: Witness,
+    elsewhere: Elsewhere,
     suspicion: Option<Suspicion>,
     /// Endpoints with a fault: until when, and which.
     distrusted: BTreeMap<String, (Time, String)>,
@@ -139,6 +143,7 @@ impl Driver {
             verifier,
             believes_host: false,
             witness,
+            elsewhere: Elsewhere::default(),
             suspicion: None,
             distrusted: BTreeMap::new(),
             asked: Vec::new(),
@@ -277,8 +282,10 @@ impl Driver {
             }
             if news {
                 self.outbox.look_now(clock::now());
+                connection.on_news();
             }
-            let pause = if live { SAFETY_POLL } else { connection.next_pause(self.config.poll.longest) };
+            let waits = live && !connection.is_silent();
+            let pause = if waits { SAFETY_POLL } else { connection.next_pause(self.config.poll.longest) };
             connection.poll_at = clock::now() + pause;
         }
         if self.verifies() {
@@ -288,7 +295,7 @@ impl Driver {
                 connection.poll_at = clock::now();
             }
         }
-        if self.work(&connection.rpc).await? {
+        if self.work(connection).await? {
             connection.hurry(self.config.poll.shortest, clock::now());
         }
         self.keep().await;
@@ -308,6 +315,7 @@ impl Driver {
                     connection.poll_at = clock::now();
                 }
             }
+            heard = self.elsewhere.answer() => self.on_elsewhere(heard, &connection.endpoint).await?,
             () = tokio::time::sleep_until(clock::instant_at(wake).into()) => {}
         }
         Ok(())
@@ -361,17 +369,18 @@ impl Driver {
     }
 
     /// Performs the outbox's steps until it has none; true if something was sent.
-    async fn work(&mut self, rpc: &Rpc) -> Result<bool, End> {
+    async fn work(&mut self, connection: &Connection) -> Result<bool, End> {
         let mut sent = false;
         while let Some(step) = self.outbox.next_step(clock::now()) {
             sent |= matches!(step, Step::Send { .. });
-            let outcome = self.perform(rpc, step).await?;
+            let outcome = self.perform(connection, step).await?;
             self.report(outcome).await?;
         }
         Ok(sent)
     }
 
-    async fn perform(&mut self, rpc: &Rpc, step: Step) -> Result<Option<Outcome>, End> {
+    async fn perform(&mut self, connection: &Connection, step: Step) -> Result<Option<Outcome>, End> {
+        let rpc = &connection.rpc;
         match step {
             Step::ReadAccount => {
                 self.read_account(rpc).await?;
@@ -386,14 +395,19 @@ impl Driver {
                 tracing::info!(%hash, after, ?searched, "the index does not know a transaction; the blocks were asked");
                 Ok(self.outbox.on_searched(key, searched, clock::now()))
             }
-            Step::Send { key, bytes, record } => {
+            Step::Send { key, bytes, record, again } => {
                 if !self.append(record.into_iter().collect()).await {
                     self.outbox.on_not_kept(clock::now());
                     return Ok(None);
                 }
                 self.outbox.on_kept(key);
-                match rpc.send(bytes).await {
-                    Ok(sent) => Ok(self.outbox.on_sent(key, sent, clock::now())),
+                match rpc.send(bytes.clone()).await {
+                    Ok(sent) => {
+                        if self.verifies() {
+                            self.elsewhere.consider(&self.config, &connection.endpoint, &sent, again, key, bytes);
+                        }
+                        Ok(self.outbox.on_sent(key, sent, clock::now()))
+                    }
                     Err(failure) => {
                         self.outbox.on_sent(key, Sent::Unknown, clock::now());
                         Err(End::Failure(failure))
@@ -401,6 +415,16 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Other endpoints were asked about transactions.
+    async fn on_elsewhere(&mut self, heard: Vec<Heard>, used: &str) -> Result<(), Stopped> {
+        for Heard { key, second, reason } in heard {
+            let outcome = self.outbox.on_second(key, second, &reason, clock::now());
+            self.report(outcome).await?;
+        }
+        self.elsewhere.ask(&self.config, used);
+        Ok(())
     }
 
     async fn report(&mut self, outcome: Option<Outcome>) -> Result<(), Stopped> {
@@ -440,49 +464,6 @@ impl Driver {
             if !more {
                 return Ok(true);
             }
-        }
-    }
-
-    /// Brings the journal up to date; false if it can't be written now.
-    async fn keep(&mut self) -> bool {
-        let records = self.outbox.unkept();
-        if !self.append(records.clone()).await {
-            self.outbox.on_unkept(records);
-            return false;
-        }
-        if self.journal.lock().expect("no holder of this lock panics").has_grown() {
-            let records = self.outbox.records();
-            return self.on_disk(move |journal| journal.rewrite(&records).map_err(io::Error::other)).await;
-        }
-        true
-    }
-
-    async fn append(&mut self, records: Vec<Record>) -> bool {
-        records.is_empty() || self.on_disk(move |journal| journal.append(&records)).await
-    }
-
-    /// Works on the journal off the runtime's threads; false after an error, which is logged.
-    async fn on_disk(&mut self, work: impl FnOnce(&mut Journal) -> io::Result<()> + Send + 'static) -> bool {
-        let journal = self.journal.clone();
-        let work = move || work(&mut journal.lock().expect("no holder of this lock panics"));
-        self.writing = Some(tokio::task::spawn_blocking(work));
-        self.finish_writing().await
-    }
-
-    /// Waits for the write under way. A stop may end the wait, never the write.
-    async fn finish_writing(&mut self) -> bool {
-        let Some(writing) = &mut self.writing else {
-            return true;
-        };
-        let result = writing.await;
-        self.writing = None;
-        match result {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the ledger client's outbox can't be written; is the disk full?");
-                false
-            }
-            Err(_) => false,
         }
     }
 

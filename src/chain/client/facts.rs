@@ -17,6 +17,17 @@ pub(super) enum Sent {
     Unknown,
 }
 
+/// What other endpoints say of a transaction, beside the one in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Second {
+    /// One of them took it; or what most speaks against it.
+    Said(Sent),
+    /// None of them answers.
+    Silent,
+    /// There are none.
+    Nobody,
+}
+
 /// A transaction found on the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {

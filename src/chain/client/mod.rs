@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::chain::log::Error;
 use crate::{
-    chain::{records::Changes, wire::Message},
+    chain::{light, records::Changes, wire::Message},
     clock,
     identity::Keypair,
     types::{Digest, LedgerId, NodeKey},
@@ -78,16 +78,16 @@ pub struct Trust {
     pub beginning: Option<(u64, Digest)>,
     /// Where the newest trusted header is kept, so that a restart goes on from it.
     pub file: PathBuf,
-    /// How long a header is trusted without a newer one. Where validators change, it must be shorter than the time after which one
-    /// that has left loses nothing by signing another history.
+    /// How long a header is trusted without a newer one. It must be well below the time in which evidence against validators counts
+    /// (`evidence.max_age_duration` of the chain's genesis): after that, one that signs another history loses nothing.
     pub period: Duration,
     /// An endpoint whose newest block is this much older than another's proven one is stale.
     pub stale_after: Duration,
 }
 
 impl Trust {
-    /// What CometBFT's own light client has (`cometbft light --trusting-period`).
-    pub const PERIOD: Duration = Duration::from_secs(168 * 3_600);
+    /// A week: half as long as evidence counts on a chain of this program's genesis.
+    pub const PERIOD: Duration = light::TRUSTING_PERIOD;
     /// Ten blocks of three seconds, and a third of the silence after which a node is offline.
     pub const STALE_AFTER: Duration = Duration::from_secs(30);
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use atlas_node::{
     chain::{
         records::{Account, Updates},
-        wire::query,
+        wire::{Code, query},
     },
     codec,
 };
@@ -28,6 +28,12 @@ pub(super) enum Lie {
     Results,
     /// Says what it said before, and keeps to itself what it is given.
     OldState,
+    /// Says that the ledger's check refuses each transaction.
+    Refusal,
+    /// Says that there is no room for a transaction.
+    NoRoom,
+    /// Takes transactions and keeps them to itself; all else is true.
+    Swallow,
 }
 
 /// A running proxy.
@@ -64,12 +70,24 @@ impl Liar {
         self.told.lock().unwrap().lie = lie;
     }
 
-    /// A transaction that it takes and does not hand on.
-    fn swallows(&self, request: &Value) -> bool {
+    /// What it says of a transaction that it does not hand on.
+    fn keeps(&self, request: &Value) -> Option<Value> {
         let mut told = self.told.lock().unwrap();
-        let swallowed = told.lie == Lie::OldState && request["method"] == "broadcast_tx_sync";
-        told.lies += usize::from(swallowed);
-        swallowed
+        if request["method"] != "broadcast_tx_sync" {
+            return None;
+        }
+        let result = |code: u32, log: &str| {
+            let result = json!({ "code": code, "data": "", "log": log, "codespace": "", "hash": "AB".repeat(32) });
+            json!({ "jsonrpc": "2.0", "id": request["id"], "result": result })
+        };
+        let said = match told.lie {
+            Lie::OldState | Lie::Swallow => result(0, ""),
+            Lie::Refusal => result(Code::Malformed as u32, "that is no transaction"),
+            Lie::NoRoom => error(request, "mempool is full: number of txs 5000 (max: 5000)"),
+            _ => return None,
+        };
+        told.lies += 1;
+        Some(said)
     }
 
     /// How often it lied.
@@ -79,9 +97,8 @@ impl Liar {
 }
 
 async fn answer(State(liar): State<Liar>, Json(request): Json<Value>) -> Json<Value> {
-    if liar.swallows(&request) {
-        let taken = json!({ "code": 0, "data": "", "log": "", "codespace": "", "hash": "AB".repeat(32) });
-        return Json(json!({ "jsonrpc": "2.0", "id": request["id"], "result": taken }));
+    if let Some(said) = liar.keeps(&request) {
+        return Json(said);
     }
     let sent = liar.client.post(&liar.upstream).json(&request).send().await;
     let mut answer: Value = match sent {

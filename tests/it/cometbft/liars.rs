@@ -134,6 +134,26 @@ async fn an_endpoint_that_serves_an_old_height_is_named_and_what_it_swallowed_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_endpoint_refuses_has_no_room_for_or_swallows_is_given_to_another() {
+    let chain = chain().await;
+    let (mut writer, liar, _) = writer_behind(&chain, Lie::None).await;
+    writer.submit(2);
+    writer.until_acknowledged(0).await;
+    for lie in [Lie::Refusal, Lie::NoRoom, Lie::Swallow] {
+        let before = liar.lies();
+        liar.begin(lie);
+        writer.submit(3);
+        // None of them is given up: the writer would panic at that.
+        writer.until_acknowledged(0).await;
+        assert!(liar.lies() >= before + 3, "{lie:?}: it was asked first");
+    }
+    // All else that it says is true, and a refusal proves nothing against it.
+    assert_eq!(writer.distrusted, []);
+    writer.until_told("every model is told of", |writer| writer.models.len() == 11).await;
+    replay(&chain.rpc(0), chain.height(0).await.unwrap()).await.holds(&writer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_chain_of_the_same_name_with_other_validators_is_refused_after_a_restart() {
     let (chain, other) = (chain().await, chain().await);
     // Trust on first use: nobody said where it begins.
