@@ -6,6 +6,7 @@
 mod beat;
 mod cause;
 mod checkpoint;
+pub mod computation;
 mod ids;
 mod job;
 mod receipt;

@@ -246,6 +246,7 @@ pub fn genesis(chain_id: &str, members: &[Member], terms: &Terms) -> Result<Stri
         accounts: terms.accounts.clone(),
         time: clock::now(),
         validator,
+        economy: None,
     };
     Ledger::new(own.clone())?;
     let validators: Vec<Value> = members.iter().map(member_json).collect();

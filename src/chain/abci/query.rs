@@ -67,6 +67,9 @@ fn key(path: &str, data: &[u8]) -> Option<Key> {
         query::GET_TASK => codec::decode(data, MAX_DATA).ok().map(Key::Task),
         query::GET_MODEL => codec::decode(data, MAX_DATA).ok().map(Key::Model),
         query::GET_ACCOUNT => codec::decode(data, MAX_DATA).ok().map(Key::Account),
+        query::GET_STAKE => codec::decode(data, MAX_DATA).ok().map(Key::Stake),
+        query::GET_OFFENCE => codec::decode(data, MAX_DATA).ok().map(Key::Offence),
+        query::GET_TOTALS => Some(Key::Totals),
         _ => None,
     }
 }

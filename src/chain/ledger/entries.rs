@@ -14,6 +14,11 @@
 //! | `p` | due height (8, big-endian), job id (32), round (4, big-endian) | [`Payout`] |
 //! | `m` | model id (UTF-8) | [`Model`] |
 //! | `i` | job id (32), node key (32) | [`Inference`] |
+//! | `s` | node key (32) | [`Stake`] |
+//! | `o` | node key (32), kind (1), job id (32), round (4, big-endian) | [`Offence`] |
+//! | `q` | node key (32) | [`Standing`] |
+//! | `u` | node key (32) | [`Allowance`] |
+//! | `y` | – | [`Totals`] |
 //!
 //! The key of a record is its kind byte and its id; the map hashes both with SHA-256. The value is the record's CBOR.
 
@@ -23,7 +28,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Genesis;
 use crate::{
-    chain::records::{Account, Job, Model, Node, RoundRecord, Task},
+    chain::records::{
+        Account, Allowance, Job, Model, Node, Offence, OffenceId, RoundRecord, Stake, Standing, Task, Totals,
+    },
     types::{JobId, NodeKey, Round, TaskId, Time},
 };
 
@@ -54,6 +61,16 @@ pub enum Key {
     Model(String),
     /// What a node answered for a job.
     Inference(JobId, NodeKey),
+    /// What a node has bonded.
+    Stake(NodeKey),
+    /// A punished offence.
+    Offence(OffenceId),
+    /// What a node's past counts for.
+    Standing(NodeKey),
+    /// The free transactions of a node's work.
+    Allowance(NodeKey),
+    /// The sums of the economy.
+    Totals,
 }
 
 impl Key {
@@ -72,6 +89,13 @@ impl Key {
             Self::Payout(height, job, round) => join(b'p', &[&height.to_be_bytes(), &job.0, &round.to_be_bytes()]),
             Self::Model(id) => join(b'm', &[id.as_bytes()]),
             Self::Inference(job, node) => join(b'i', &[&job.0, &node.0]),
+            Self::Stake(node) => join(b's', &[&node.0]),
+            Self::Offence(OffenceId { node, kind, job, round }) => {
+                join(b'o', &[&node.0, &[*kind as u8], &job.0, &round.to_be_bytes()])
+            }
+            Self::Standing(node) => join(b'q', &[&node.0]),
+            Self::Allowance(node) => join(b'u', &[&node.0]),
+            Self::Totals => b"y".to_vec(),
         }
     }
 }
@@ -97,6 +121,11 @@ pub(super) enum Entry {
     Payout(Payout),
     Model(Box<Model>),
     Inference(Inference),
+    Stake(Stake),
+    Offence(Box<Offence>),
+    Standing(Standing),
+    Allowance(Allowance),
+    Totals(Totals),
 }
 
 impl Entry {
@@ -110,13 +139,18 @@ impl Entry {
                 record.outcome.job == *job && record.outcome.round == *round
             }
             (Key::Model(id), Self::Model(model)) => model.id == *id,
+            (Key::Offence(id), Self::Offence(offence)) => offence.id == *id,
             (Key::Genesis, Self::Genesis(_))
             | (Key::Clock, Self::Clock(_))
             | (Key::Account(_), Self::Account(_))
             | (Key::NodeClock(_), Self::NodeClock(_))
             | (Key::TaskClock(_), Self::TaskClock(_))
             | (Key::Payout(..), Self::Payout(_))
-            | (Key::Inference(..), Self::Inference(_)) => true,
+            | (Key::Inference(..), Self::Inference(_))
+            | (Key::Stake(_), Self::Stake(_))
+            | (Key::Standing(_), Self::Standing(_))
+            | (Key::Allowance(_), Self::Allowance(_))
+            | (Key::Totals, Self::Totals(_)) => true,
             _ => false,
         }
     }
@@ -137,6 +171,11 @@ impl Entry {
             Self::Payout(payout) => encode(payout),
             Self::Model(model) => encode(model),
             Self::Inference(inference) => encode(inference),
+            Self::Stake(stake) => encode(stake),
+            Self::Offence(offence) => encode(offence),
+            Self::Standing(standing) => encode(standing),
+            Self::Allowance(allowance) => encode(allowance),
+            Self::Totals(totals) => encode(totals),
         }
     }
 }
@@ -150,7 +189,7 @@ pub struct Clock {
     pub time: Time,
     /// Live time in milliseconds: grows with block time, but by at most `live_step_max_millis` a block.
     pub live: u64,
-    /// All money there is: balances, escrow and what waits for its audit window.
+    /// All money there is: balances, escrow, stakes and what waits for its audit window.
     pub supply: u64,
 }
 

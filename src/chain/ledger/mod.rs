@@ -5,12 +5,14 @@
 //! ledgers with equal genesis and equal blocks are equal to the byte, and their app hashes prove it.
 //!
 //! A message is a function in the file of what it is about (`nodes`, `jobs`, `tasks`, `receipts`, `rounds`,
-//! `models`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time alone brings
-//! about; `money` is the only file that moves any. All records lie in `state`; `authenticated` hashes them,
-//! `changes` and `query` read them, `snapshot` keeps them.
+//! `models`, `stake`, `offences`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
+//! alone brings about; `money` is what all that moves any stands on; `fees` says what a transaction costs, `reputation`
+//! what a node's past says of it. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
+//! `snapshot` keeps them.
 //!
 //! What holds after every block:
-//! - balances, escrow and waiting payouts add up to the supply, which only the faucet raises;
+//! - balances, escrow, stakes and waiting payouts add up to the supply, which only the faucet raises and only what is
+//!   burned lowers;
 //! - a task has at most one holder, and its generation grows whenever one comes or goes;
 //! - a slot's update counts at most once a round, and only with an accepted receipt that another node attested;
 //! - a job that is open has a deadline, and a held task without a receipt has a time at which it lapses.
@@ -19,18 +21,25 @@ mod authentic;
 mod authenticated;
 mod block;
 mod changes;
+mod economy;
+#[cfg(test)]
+mod economy_tests;
 mod entries;
+mod fees;
 mod genesis;
 mod index;
 mod jobs;
 mod models;
 mod money;
 mod nodes;
+mod offences;
 mod query;
 mod receipts;
 mod refusal;
+mod reputation;
 mod rounds;
 mod snapshot;
+mod stake;
 mod state;
 mod tasks;
 #[cfg(test)]
@@ -38,6 +47,7 @@ mod testing;
 mod transaction;
 
 pub use authenticated::Proof;
+pub use economy::Economy;
 pub use entries::{Clock, Inference, Key, NodeClock, Payout, TaskClock};
 pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters};
 pub use snapshot::MAX_SNAPSHOT;
