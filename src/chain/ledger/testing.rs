@@ -152,15 +152,7 @@ impl World {
 
     /// Three nodes; the first two hold the slots of a job of two rounds, and both receipts of round 0 are in.
     pub(super) fn in_a_round() -> Self {
-        Self::working(Self::of_nodes(3))
-    }
-
-    /// The same on a ledger with an economy.
-    pub(super) fn in_a_round_with(economy: Economy) -> Self {
-        Self::working(Self::of_nodes_with(3, economy))
-    }
-
-    fn working(mut world: Self) -> Self {
+        let mut world = Self::of_nodes(3);
         let job = world.submit(1, spec(2, Quorum::All), 2);
         for (holder, slot) in [(1, 0), (2, 1)] {
             world.lease(holder, job, slot);

@@ -146,6 +146,11 @@ fn ledger_values() -> Vec<WireType> {
         plain("round-record", "ledger-query", decode::plain::<records::RoundRecord>),
         plain("model-record", "ledger-query", decode::plain::<records::Model>),
         plain("changes", "ledger-query", decode::plain::<records::Changes>),
+        plain("stake-record", "ledger-query", decode::plain::<records::Stake>),
+        plain("standing-record", "ledger-query", decode::plain::<records::Standing>),
+        plain("offence-id", "ledger-query", decode::plain::<records::OffenceId>),
+        plain("offence-record", "ledger-query", decode::plain::<records::Offence>),
+        plain("totals-record", "ledger-query", decode::plain::<records::Totals>),
         plain("node-key", "ledger-query", decode::plain::<NodeKey>),
         plain("job-id", "ledger-query", decode::plain::<JobId>),
         plain("task-id", "ledger-query", decode::plain::<TaskId>),
@@ -157,6 +162,7 @@ fn ledger_values() -> Vec<WireType> {
         plain("task-clock-record", "ledger-state", decode::plain::<TaskClock>),
         plain("payout-record", "ledger-state", decode::plain::<Payout>),
         plain("inference-record", "ledger-state", decode::plain::<Inference>),
+        plain("allowance-record", "ledger-state", decode::plain::<records::Allowance>),
     ]
 }
 
