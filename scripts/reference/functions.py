@@ -32,6 +32,7 @@ KINDS = {
     "Standing": ("q", [0]),
     "Allowance": ("u", [0]),
     "Totals": ("y", []),
+    "Validators": ("v", []),
 }
 
 

@@ -284,6 +284,8 @@ pub struct Offence {
     pub id: OffenceId,
     /// Who reported it; `None` for a verdict.
     pub reporter: Option<NodeKey>,
+    /// SHA-256 of the evidence: of a report as it was sent, of a verdict what its votes name.
+    pub evidence: Digest,
     /// What was taken from the stake; the sum of the next three.
     pub slashed: u64,
     /// What of it went to the reporter.
@@ -298,6 +300,13 @@ pub struct Offence {
     pub height: u64,
     /// Block time of it.
     pub punished_at: Time,
+}
+
+/// Who makes the blocks, as the chain began with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validators {
+    /// The voting power of each.
+    pub powers: BTreeMap<NodeKey, u64>,
 }
 
 /// What a node's past counts for at a moment. It fades from then on by the genesis' half-life.

@@ -148,7 +148,7 @@ pub enum Message {
         metadata: BTreeMap<String, String>,
     },
     /// Bonds part of the creator's balance as its node's stake. Answers what it has bonded then (`u64`) as data. This and
-    /// the next three are known only to ledgers whose genesis has an economy.
+    /// the next four are known only to ledgers whose genesis has an economy.
     Bond {
         /// In the smallest unit; at least 1.
         amount: u64,
@@ -170,6 +170,11 @@ pub enum Message {
         /// Its own signatures.
         evidence: Box<Evidence>,
     },
+    /// The validators found a node guilty. Answers what was slashed (`u64`) as data.
+    Verdict {
+        /// Signed [`crate::types::VerdictVote`]s on one finding, of validators with more than two thirds of the power.
+        votes: Vec<Signed>,
+    },
     /// What an inference node answered since its last report, in one batch.
     ReportInference {
         /// The job whose model it served.
@@ -186,7 +191,14 @@ pub enum Message {
 impl Message {
     /// Whether only a ledger with an economy knows it.
     pub fn needs_economy(&self) -> bool {
-        matches!(self, Self::Bond { .. } | Self::Unbond { .. } | Self::Send { .. } | Self::ReportOffence { .. })
+        matches!(
+            self,
+            Self::Bond { .. }
+                | Self::Unbond { .. }
+                | Self::Send { .. }
+                | Self::ReportOffence { .. }
+                | Self::Verdict { .. }
+        )
     }
 }
 
@@ -279,6 +291,8 @@ pub mod query {
     pub const GET_OFFENCE: &str = "/atlas.ledger.Query/GetOffence";
     /// data: empty, or the last offence's id seen; answer: `Vec<records::Offence>`, at most 1,000, by id.
     pub const LIST_OFFENCES: &str = "/atlas.ledger.Query/ListOffences";
+    /// data: ignored; answer: `records::Validators`.
+    pub const GET_VALIDATORS: &str = "/atlas.ledger.Query/GetValidators";
     /// data: ignored; answer: `records::Totals`.
     pub const GET_TOTALS: &str = "/atlas.ledger.Query/GetTotals";
     /// data: u64, a height; answer: [`super::super::records::Changes`], everything changed after that height.

@@ -16,6 +16,7 @@ mod round;
 mod signed;
 mod speed;
 mod time;
+mod verdict;
 
 pub use beat::{Beat, Load};
 pub use cause::{Cause, OrCause, words};
@@ -35,3 +36,4 @@ pub(crate) use signed::memo;
 pub use signed::{Signed, SignedError, SignedObject};
 pub use speed::Speed;
 pub use time::Time;
+pub use verdict::VerdictVote;

@@ -304,7 +304,7 @@ fn ledger() -> Ledger {
 
 /// A path by the first byte, then its data.
 fn queries(bytes: &[u8]) {
-    const PATHS: [&str; 16] = [
+    const PATHS: [&str; 17] = [
         query::GET_NODE,
         query::LIST_NODES,
         query::GET_JOB,
@@ -321,6 +321,7 @@ fn queries(bytes: &[u8]) {
         query::GET_OFFENCE,
         query::LIST_OFFENCES,
         query::GET_TOTALS,
+        query::GET_VALIDATORS,
     ];
     static LEDGER: OnceLock<Ledger> = OnceLock::new();
     if let Some((path, data)) = bytes.split_first() {

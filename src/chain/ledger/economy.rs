@@ -34,8 +34,8 @@ pub struct Economy {
     pub slash_forged_receipt: u32,
     /// Millionths that a verdict of the validators costs.
     pub slash_verdict: u32,
-    /// Millionths of what is slashed that go to who reported it. Below one half, so that reporting oneself through
-    /// another account always costs more than it gives back.
+    /// Millionths of what is slashed that go to who reported it. With the creator's share at most one half: who reports
+    /// itself through another account, in a job of its own, loses the other half all the same.
     pub reporter_share: u32,
     /// Millionths of what is slashed that go to the job's creator. 0 by default: a creator who earns from a slash has a
     /// reason to write scripts that provoke one. The rest is burned.
@@ -102,8 +102,7 @@ impl Economy {
             (self.slash_two_roots, MILLIONTHS, "economy.slash_two_roots"),
             (self.slash_forged_receipt, MILLIONTHS, "economy.slash_forged_receipt"),
             (self.slash_verdict, MILLIONTHS, "economy.slash_verdict"),
-            (self.reporter_share, MILLIONTHS / 2, "economy.reporter_share"),
-            (shares, MILLIONTHS, "economy.creator_share and economy.reporter_share together"),
+            (shares, MILLIONTHS / 2, "economy.reporter_share and economy.creator_share together"),
             (self.offence_penalty, FULL, "economy.offence_penalty"),
         ];
         let wrong = at_most.into_iter().find(|(value, most, _)| value > most);
@@ -135,7 +134,7 @@ mod tests {
             (Economy { max_unbondings: 1_001, ..default }, "max_unbondings"),
             (Economy { slash_two_roots: 1_000_001, ..default }, "slash_two_roots"),
             (Economy { reporter_share: 500_001, ..default }, "reporter_share"),
-            (Economy { reporter_share: 500_000, creator_share: 500_001, ..default }, "creator_share"),
+            (Economy { reporter_share: 250_000, creator_share: 250_001, ..default }, "creator_share"),
             (Economy { reporter_share: 1, creator_share: u32::MAX, ..default }, "creator_share"),
             (Economy { offence_penalty: 10_001, ..default }, "offence_penalty"),
         ];
@@ -164,7 +163,9 @@ mod tests {
         let mut world = World::of_nodes(1);
         let nonce = world.account(1).nonce;
         let app_hash = Ledger::new(genesis()).unwrap().app_hash();
-        for message in [Message::Bond { amount: 1 }, Message::Unbond { amount: 1 }, Message::Send { to: id(2), amount: 1 }] {
+        for message in
+            [Message::Bond { amount: 1 }, Message::Unbond { amount: 1 }, Message::Send { to: id(2), amount: 1 }]
+        {
             let transaction = world.sign(1, message);
             assert_eq!(world.ledger.check(&transaction).code, Code::Malformed as u32);
             let result = world.block(1, &[transaction]).results.remove(0);

@@ -54,8 +54,8 @@ fn act() -> impl Strategy<Value = Act> {
 
 fn rules() -> impl Strategy<Value = Economy> {
     let most = 1_000_000_u32;
-    (0..=most, 0..=most / 2, 0..=most / 2, 0..10_000_u32, 0..2_u64, prop_oneof![Just(0_u64), 1_000..600_000_u64]).prop_map(
-        |(slash, reporter_share, creator_share, offence_penalty, costs, half_life)| Economy {
+    (0..=most, 0..=most / 4, 0..=most / 4, 0..10_000_u32, 0..2_u64, prop_oneof![Just(0_u64), 1_000..600_000_u64])
+        .prop_map(|(slash, reporter_share, creator_share, offence_penalty, costs, half_life)| Economy {
             unbonding_millis: 60_000,
             max_unbondings: 3,
             min_stake: u64::from(offence_penalty) % 100,
@@ -70,8 +70,7 @@ fn rules() -> impl Strategy<Value = Economy> {
             transaction_fee: costs * u64::from(slash % 1_000),
             free_per_minute: 4,
             ..economy()
-        },
-    )
+        })
 }
 
 fn job(world: &World, index: usize) -> Option<JobId> {

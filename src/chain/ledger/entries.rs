@@ -19,6 +19,7 @@
 //! | `q` | node key (32) | [`Standing`] |
 //! | `u` | node key (32) | [`Allowance`] |
 //! | `y` | – | [`Totals`] |
+//! | `v` | – | [`Validators`] |
 //!
 //! The key of a record is its kind byte and its id; the map hashes both with SHA-256. The value is the record's CBOR.
 
@@ -30,6 +31,7 @@ use super::Genesis;
 use crate::{
     chain::records::{
         Account, Allowance, Job, Model, Node, Offence, OffenceId, RoundRecord, Stake, Standing, Task, Totals,
+        Validators,
     },
     types::{JobId, NodeKey, Round, TaskId, Time},
 };
@@ -71,6 +73,8 @@ pub enum Key {
     Allowance(NodeKey),
     /// The sums of the economy.
     Totals,
+    /// Who makes the blocks.
+    Validators,
 }
 
 impl Key {
@@ -96,6 +100,7 @@ impl Key {
             Self::Standing(node) => join(b'q', &[&node.0]),
             Self::Allowance(node) => join(b'u', &[&node.0]),
             Self::Totals => b"y".to_vec(),
+            Self::Validators => b"v".to_vec(),
         }
     }
 }
@@ -126,6 +131,7 @@ pub(super) enum Entry {
     Standing(Standing),
     Allowance(Allowance),
     Totals(Totals),
+    Validators(Validators),
 }
 
 impl Entry {
@@ -150,7 +156,8 @@ impl Entry {
             | (Key::Stake(_), Self::Stake(_))
             | (Key::Standing(_), Self::Standing(_))
             | (Key::Allowance(_), Self::Allowance(_))
-            | (Key::Totals, Self::Totals(_)) => true,
+            | (Key::Totals, Self::Totals(_))
+            | (Key::Validators, Self::Validators(_)) => true,
             _ => false,
         }
     }
@@ -176,6 +183,7 @@ impl Entry {
             Self::Standing(standing) => encode(standing),
             Self::Allowance(allowance) => encode(allowance),
             Self::Totals(totals) => encode(totals),
+            Self::Validators(validators) => encode(validators),
         }
     }
 }

@@ -144,7 +144,15 @@ mod tests {
     #[test]
     fn work_is_free_so_often_a_minute_and_for_registered_nodes_alone() {
         let mut world = World::of_nodes_with(2, costly());
-        let lease = |world: &World| world.sign(2, Message::TakeLease { task_id: crate::types::TaskId { job: crate::types::JobId([0; 32]), slot: 0 }, generation: 0 });
+        let lease = |world: &World| {
+            world.sign(
+                2,
+                Message::TakeLease {
+                    task_id: crate::types::TaskId { job: crate::types::JobId([0; 32]), slot: 0 },
+                    generation: 0,
+                },
+            )
+        };
         for paid in [0, 0, 0, FEE, 2 * FEE] {
             let lease = lease(&world);
             assert_eq!(world.block(1, &[lease]).results[0].code, Code::NotFound as u32);

@@ -5,7 +5,7 @@
 //! ledgers with equal genesis and equal blocks are equal to the byte, and their app hashes prove it.
 //!
 //! A message is a function in the file of what it is about (`nodes`, `jobs`, `tasks`, `receipts`, `rounds`,
-//! `models`, `stake`, `offences`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
+//! `models`, `stake`, `offences`, `verdicts`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
 //! alone brings about; `money` is what all that moves any stands on; `fees` says what a transaction costs, `reputation`
 //! what a node's past says of it. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
 //! `snapshot` keeps them.
@@ -45,6 +45,7 @@ mod tasks;
 #[cfg(test)]
 mod testing;
 mod transaction;
+mod verdicts;
 
 pub use authenticated::Proof;
 pub use economy::Economy;
@@ -53,11 +54,14 @@ pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters};
 pub use snapshot::MAX_SNAPSHOT;
 pub use transaction::Claim;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Digest, NodeKey, Time};
+use crate::{
+    chain::records::Validators,
+    types::{Digest, NodeKey, Time},
+};
 use authentic::Authentic;
 use authenticated::Tree;
 use changes::Changed;
@@ -169,13 +173,23 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger at height 0.
+    /// The ledger at height 0, whose blocks the genesis' validator makes alone.
     pub fn new(genesis: Genesis) -> Result<Self, GenesisError> {
+        let alone = BTreeMap::from([(genesis.validator, 1)]);
+        Self::with_validators(genesis, alone)
+    }
+
+    /// The ledger at height 0, whose blocks these validators make with these powers. Without an economy nobody asks for
+    /// them, and they are not kept.
+    pub fn with_validators(genesis: Genesis, powers: BTreeMap<NodeKey, u64>) -> Result<Self, GenesisError> {
         let supply = genesis.check()?;
         let clock = Clock { height: 0, time: genesis.time, live: 0, supply };
         let balances = genesis.accounts.clone();
         let mut state = State::new(genesis, clock);
         balances.iter().for_each(|(account, balance)| money::credit(&mut state, account, *balance));
+        if state.economy().is_some() {
+            state.put_validators(Validators { powers });
+        }
         let mut ledger =
             Self { state, tree: Tree::new(), changed: Changed::default(), authentic: Authentic::default() };
         ledger.commit();
@@ -280,8 +294,6 @@ impl fmt::Debug for Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::{

@@ -4,7 +4,7 @@
 //! honest node may sign twice, after a restart between its word and the block: times, costs, traces and checkpoints then
 //! differ, and a change of holder gives a round another set of updates. So only that counts which follows from what was
 //! given: the results of one assignment on one kind of machine, the roots of one set of updates. Whether a result is true
-//! is not decided here; for that there are audits.
+//! is not decided here; for that there are audits, and `verdicts`.
 
 use super::{
     Event,
@@ -21,7 +21,7 @@ use crate::{
         wire::{Evidence, VotedOutcome},
     },
     codec,
-    types::{AssignmentId, NodeKey, Receipt, Round, RoundVote, Signed, TaskId, computation},
+    types::{AssignmentId, Digest, NodeKey, Receipt, Round, RoundVote, Signed, TaskId, computation},
 };
 
 /// Takes evidence of an offence, and punishes it. Answers what was slashed.
@@ -32,7 +32,7 @@ pub(super) fn report(state: &mut State, context: &Context, evidence: &Evidence) 
         Evidence::ForgedReceipt { receipt } => forged_receipt(state, receipt)?,
     };
     ensure(id.node != context.creator, || Refusal::unauthorized("a node can't report its own offence"))?;
-    let slashed = punish(state, &id, Some(context.creator))?;
+    let slashed = punish(state, &id, Some(context.creator), Digest::of(&codec::encode(evidence)))?;
     Ok(codec::encode(&slashed))
 }
 
@@ -108,7 +108,13 @@ fn open_receipt(signed: &Signed) -> Result<Receipt, Refusal> {
 }
 
 /// The offence by its name, if its node, job and round are known here.
-fn named(state: &State, kind: OffenceKind, node: NodeKey, task: TaskId, round: Round) -> Result<OffenceId, Refusal> {
+pub(super) fn named(
+    state: &State,
+    kind: OffenceKind,
+    node: NodeKey,
+    task: TaskId,
+    round: Round,
+) -> Result<OffenceId, Refusal> {
     state.known_node(&node)?;
     state.known_task(&task)?;
     let open = state.known_job(&task.job)?.round;
@@ -118,7 +124,12 @@ fn named(state: &State, kind: OffenceKind, node: NodeKey, task: TaskId, round: R
 
 /// Punishes an offence, once for all time: part of the stake, the rewards of the round that still wait, and reputation.
 /// Answers what was slashed.
-pub(super) fn punish(state: &mut State, id: &OffenceId, reporter: Option<NodeKey>) -> Result<u64, Refusal> {
+pub(super) fn punish(
+    state: &mut State,
+    id: &OffenceId,
+    reporter: Option<NodeKey>,
+    evidence: Digest,
+) -> Result<u64, Refusal> {
     if let Some(known) = state.offence(id) {
         return Err(Refusal::conflict(format!("it was punished at height {}", known.height)));
     }
@@ -145,6 +156,7 @@ pub(super) fn punish(state: &mut State, id: &OffenceId, reporter: Option<NodeKey
     let offence = Offence {
         id: *id,
         reporter,
+        evidence,
         slashed,
         to_reporter,
         to_creator,
@@ -160,6 +172,7 @@ pub(super) fn punish(state: &mut State, id: &OffenceId, reporter: Option<NodeKey
             .with("job_id", id.job)
             .with("round", id.round)
             .with("kind", id.kind)
+            .with("evidence", evidence)
             .with("slashed", slashed)
             .with("withheld", withheld),
     );

@@ -184,7 +184,10 @@ fn two_roots_for_one_set_of_updates_are_an_offence_and_two_sets_are_not() {
         let log = world.refused(4, Code::Invalid, message);
         assert!(log.contains(words), "{words}: {log}");
     }
-    let stolen = VotedOutcome { vote: person(4).seal(&RoundVote { node: id(2), job, round: 0, outcome: lie.digest() }), ..voted(&lie, 2) };
+    let stolen = VotedOutcome {
+        vote: person(4).seal(&RoundVote { node: id(2), job, round: 0, outcome: lie.digest() }),
+        ..voted(&lie, 2)
+    };
     world.refused(4, Code::Signature, two_roots(voted(&good, 2), stolen));
     let momentum = RoundOutcome { momentum_root: digest("lie"), ..good.clone() };
     world.ok(4, two_roots(voted(&good, 2), voted(&lie, 2)));
@@ -255,7 +258,8 @@ fn a_creator_is_not_paid_for_its_own_offence_and_who_has_no_stake_loses_reputati
     let poor = world.submit(1, JobSpec { budget: 0, ..spec(1, Quorum::All) }, 1);
     world.lease(3, poor, 0);
     let first = honest(&world, poor);
-    let [a, b] = [first.clone(), Receipt { update_digest: digest("x"), ..first }].map(|receipt| person(3).seal(&receipt));
+    let [a, b] =
+        [first.clone(), Receipt { update_digest: digest("x"), ..first }].map(|receipt| person(3).seal(&receipt));
     world.ok(1, report(Evidence::TwoReceipts { first: a, second: b }));
     assert_eq!((world.offences()[1].slashed, world.node(3).reputation), (0, 5_000));
 }

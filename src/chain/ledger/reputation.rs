@@ -194,7 +194,10 @@ mod tests {
 
     #[test]
     fn half_is_left_after_a_half_life_and_everything_without_one() {
-        assert_eq!([0, 1, 2, 3, 40].map(|halvings| faded(1 << 40, halvings * HOUR, HOUR)), [1 << 40, 1 << 39, 1 << 38, 1 << 37, 1]);
+        assert_eq!(
+            [0, 1, 2, 3, 40].map(|halvings| faded(1 << 40, halvings * HOUR, HOUR)),
+            [1 << 40, 1 << 39, 1 << 38, 1 << 37, 1]
+        );
         assert_eq!((faded(7, u64::MAX, 0), faded(u64::MAX, u64::MAX, 1), faded(0, 5, HOUR)), (7, 0, 0));
         assert_eq!(faded(1_000_000, HOUR / 2, HOUR), 707_106);
         assert_eq!(faded(u64::MAX, 1, u64::MAX), u64::MAX);

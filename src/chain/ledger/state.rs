@@ -15,6 +15,7 @@ use super::{
 use crate::{
     chain::records::{
         Account, Allowance, Job, Model, Node, Offence, OffenceId, RoundRecord, Stake, Standing, Task, Totals,
+        Validators,
     },
     types::{JobId, NodeKey, Slot, TaskId},
 };
@@ -160,6 +161,19 @@ impl State {
     /// Sets the sums of the economy.
     pub(super) fn put_totals(&mut self, totals: Totals) {
         self.put(Key::Totals, Entry::Totals(totals));
+    }
+
+    /// Who makes the blocks; `None` without an economy.
+    pub(super) fn validators(&self) -> Option<&Validators> {
+        match self.entries.get(&Key::Validators) {
+            Some(Entry::Validators(validators)) => Some(validators),
+            _ => None,
+        }
+    }
+
+    /// Sets who makes the blocks.
+    pub(super) fn put_validators(&mut self, validators: Validators) {
+        self.put(Key::Validators, Entry::Validators(validators));
     }
 
     /// Height and times.

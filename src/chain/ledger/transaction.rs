@@ -1,7 +1,7 @@
 //! One transaction: who sent it, whether it is next, and which rule it goes to.
 
 use super::{TransactionResult, authentic::Authentic, refusal::Refusal, state::State};
-use super::{fees, jobs, models, money, nodes, offences, receipts, refusal::ensure, rounds, stake, tasks};
+use super::{fees, jobs, models, money, nodes, offences, receipts, refusal::ensure, rounds, stake, tasks, verdicts};
 use crate::{
     chain::wire::{MAX_TRANSACTION, Message, Transaction},
     codec,
@@ -140,6 +140,7 @@ fn perform(state: &mut State, context: &Context, message: &Message) -> Result<Ve
         Message::Unbond { amount } => stake::unbond(state, context, *amount),
         Message::Send { to, amount } => money::send(state, context, to, *amount),
         Message::ReportOffence { evidence } => offences::report(state, context, evidence),
+        Message::Verdict { votes } => verdicts::find(state, votes),
     }
 }
 

@@ -12,7 +12,7 @@ use atlas_node::{
     shard,
     types::{
         Attestation, Beat, CheckpointManifest, JobId, JobSpec, NodeKey, Receipt, RoundOutcome, RoundVote, ShardSpec,
-        SignedObject, TaskId,
+        SignedObject, TaskId, VerdictVote,
     },
 };
 
@@ -119,6 +119,7 @@ fn signed_objects() -> Vec<WireType> {
         signed::<Attestation>("signed-attestation", "types/receipt.rs", "Attestation", "receipt"),
         signed::<CheckpointManifest>("signed-checkpoint", "types/checkpoint.rs", "CheckpointManifest", "checkpoint"),
         signed::<RoundVote>("signed-round-vote", "types/round.rs", "RoundVote", "round-outcome"),
+        signed::<VerdictVote>("signed-verdict-vote", "types/verdict.rs", "VerdictVote", "transaction"),
         signed::<gossip::Announcement>("signed-announcement", gossip, "Announcement", "announcement"),
         signed::<gossip::AssignmentNotice>("signed-assignment-notice", gossip, "AssignmentNotice", "assignment-notice"),
         signed::<gossip::Rollback>("signed-rollback", gossip, "Rollback", "rollback"),
@@ -150,6 +151,7 @@ fn ledger_values() -> Vec<WireType> {
         plain("standing-record", "ledger-query", decode::plain::<records::Standing>),
         plain("offence-id", "ledger-query", decode::plain::<records::OffenceId>),
         plain("offence-record", "ledger-query", decode::plain::<records::Offence>),
+        plain("validators-record", "ledger-query", decode::plain::<records::Validators>),
         plain("totals-record", "ledger-query", decode::plain::<records::Totals>),
         plain("node-key", "ledger-query", decode::plain::<NodeKey>),
         plain("job-id", "ledger-query", decode::plain::<JobId>),

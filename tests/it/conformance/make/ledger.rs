@@ -9,7 +9,7 @@ use atlas_node::{
         wire::{Evidence, Message, Transaction, VotedOutcome},
     },
     codec,
-    types::{Digest, JobStatus, Receipt, Round, RoundOutcome, RoundVote, TaskStatus, Time},
+    types::{Digest, JobStatus, Receipt, Round, RoundOutcome, RoundVote, TaskStatus, Time, VerdictVote},
 };
 use serde_json::json;
 
@@ -78,6 +78,11 @@ fn messages() -> Vec<(&'static str, Transaction)> {
     ]
 }
 
+fn verdict_vote(validator: u8) -> VerdictVote {
+    let (node, evidence) = (sample::key(2), sample::digest("evidence"));
+    VerdictVote { node, job: sample::job(), round: 3, evidence, validator: sample::key(validator) }
+}
+
 /// The messages of a ledger with an economy.
 fn of_an_economy() -> Vec<(&'static str, Transaction)> {
     let second = Receipt { out_state_root: sample::digest("another"), ..sample::receipt() };
@@ -89,12 +94,17 @@ fn of_an_economy() -> Vec<(&'static str, Transaction)> {
     let lie = RoundOutcome { params_root: sample::digest("lie"), ..sample::outcome() };
     let report = |evidence| transaction(Message::ReportOffence { evidence: Box::new(evidence) });
     let receipt = first.clone();
+    let votes = [3, 4].map(|number| sample::keypair(number).seal(&verdict_vote(number))).to_vec();
     vec![
+        ("Verdict", transaction(Message::Verdict { votes })),
         ("Bond", transaction(Message::Bond { amount: 1_000 })),
         ("Unbond", transaction(Message::Unbond { amount: u64::MAX })),
         ("Send", transaction(Message::Send { to: sample::key(3), amount: 7 })),
         ("ReportOffence of two receipts", report(Evidence::TwoReceipts { first, second })),
-        ("ReportOffence of two roots", report(Evidence::TwoRoots { first: voted(sample::outcome()), second: voted(lie) })),
+        (
+            "ReportOffence of two roots",
+            report(Evidence::TwoRoots { first: voted(sample::outcome()), second: voted(lie) }),
+        ),
         ("ReportOffence of a forged receipt", report(Evidence::ForgedReceipt { receipt })),
     ]
 }
@@ -105,6 +115,7 @@ fn transaction_page() -> Page {
     for (name, sample) in of_an_economy() {
         maker.valid(TRANSACTION, name, &envelope(&sample::keypair(1).seal(&sample)));
     }
+    maker.signed("signed-verdict-vote", &[("a vote", verdict_vote(3))]);
     let mut unknown = Cbor::parse(&codec::encode(&transaction(Message::Bond { amount: 1 })));
     let evidence = Cbor::Map(vec![("evidence".into(), Cbor::Map(vec![("Rumour".into(), Cbor::Map(vec![]))]))]);
     unknown.record().unwrap()[2].1 = Cbor::Map(vec![("ReportOffence".into(), evidence)]);
@@ -239,6 +250,7 @@ fn offence_record() -> records::Offence {
     records::Offence {
         id: offence_id(),
         reporter: Some(sample::key(3)),
+        evidence: sample::digest("evidence"),
         slashed: 50,
         to_reporter: 5,
         to_creator: 10,
@@ -267,6 +279,8 @@ fn economy_records(maker: &mut Maker) {
     let verdict = records::OffenceId { kind: records::OffenceKind::Verdict, ..offence_id() };
     let verdict = records::Offence { id: verdict, reporter: None, to_reporter: 0, burned: 40, ..offence_record() };
     maker.cbor("offence-record", &[("reported", offence_record()), ("found by the validators", verdict)]);
+    let powers = [(sample::key(1), 10), (sample::key(2), u64::MAX)].into();
+    maker.cbor("validators-record", &[("two validators", records::Validators { powers })]);
     let totals = records::Totals { bonded: 1_000, unbonding: 200, burned: 42, fees: 7 };
     maker.cbor("totals-record", &[("sums", totals)]);
 }
@@ -329,6 +343,7 @@ fn state_page() -> Page {
         ("Standing", Key::Standing(node)),
         ("Allowance", Key::Allowance(node)),
         ("Totals", Key::Totals),
+        ("Validators", Key::Validators),
     ];
     maker.cbor("record-key", &keys);
     for (_, key) in &keys {
