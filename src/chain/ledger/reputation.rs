@@ -173,8 +173,8 @@ mod tests {
     };
     use super::*;
     use crate::{
-        chain::wire::query,
-        types::{JobSpec, NodeStatus, Quorum},
+        chain::wire::{Message, query},
+        types::{JobSpec, NodeStatus, Quorum, TaskStatus},
     };
 
     const HOUR: u64 = 3_600_000;
@@ -258,6 +258,30 @@ mod tests {
         let standing: Standing = world.query(query::GET_STANDING, &id(2));
         assert!(standing.settled > 2_980_000 && standing.settled <= 3_000_000, "{standing:?}");
         assert!(standing.lost > 980_000 && standing.lost < 1_000_000, "{standing:?}");
+    }
+
+    #[test]
+    fn what_is_handed_back_failed_or_handed_over_in_vain_is_not_held_against_a_node() {
+        let mut world = World::of_nodes_with(3, fading());
+        let job = world.submit(1, JobSpec { budget: 0, ..spec(1, Quorum::All) }, 1);
+        for status in [TaskStatus::Rollback, TaskStatus::Failed, TaskStatus::Delegated] {
+            world.lease(2, job, 0);
+            let started = world.report(job, 0, TaskStatus::InProgress);
+            world.ok(2, started);
+            let Message::UpdateTaskStatus { task_id, generation, status, progress, checkpoint, error, .. } =
+                world.report(job, 0, status)
+            else {
+                unreachable!()
+            };
+            let delegate = Some(id(3));
+            world.ok(
+                2,
+                Message::UpdateTaskStatus { task_id, generation, status, progress, checkpoint, delegate, error },
+            );
+            world.pass(70, &[1, 2, 3]);
+            assert_eq!(world.task(job, 0).holder, None, "{status}");
+        }
+        assert_eq!((world.ledger.state.standing(&id(2)), world.node(2).reputation), (None, FULL));
     }
 
     #[test]

@@ -321,7 +321,9 @@ pub(super) fn end_lapsed(state: &mut State) {
     while let Some((at, id)) = state.index().next_lapse()
         && at < state.clock().live
     {
-        let holder = state.task(&id).and_then(|task| task.holder);
+        // Who handed its task over is not to blame that the other did not come for it.
+        let own = state.task(&id).filter(|task| task.status != TaskStatus::Delegated);
+        let holder = own.and_then(|task| task.holder);
         release(state, &id, "the lease lapsed: no progress in time");
         holder.iter().for_each(|holder| reputation::lost(state, holder));
     }
