@@ -301,8 +301,7 @@ mod tests {
         assert!(account("xy=1").unwrap_err().contains("node key"));
         assert!(seconds("0").is_err() && seconds("nan").is_err() && seconds("3.5").is_ok());
         let twice = vec![(NodeKey([1; 32]), 1), (NodeKey([1; 32]), 2)];
-        let numbers =
-            Numbers { chain_id: "a".into(), faucet: 0, offline_after: 90.0, accounts: twice, economy: None };
+        let numbers = Numbers { chain_id: "a".into(), faucet: 0, offline_after: 90.0, accounts: twice, economy: None };
         assert!(numbers.terms().unwrap_err().to_string().contains("given twice"));
     }
 
