@@ -291,6 +291,8 @@ pub mod query {
     pub const GET_OFFENCE: &str = "/atlas.ledger.Query/GetOffence";
     /// data: empty, or the last offence's id seen; answer: `Vec<records::Offence>`, at most 1,000, by id.
     pub const LIST_OFFENCES: &str = "/atlas.ledger.Query/ListOffences";
+    /// data: `ledger::Key`; answer: the record under it, whatever its kind, or null.
+    pub const GET_RECORD: &str = "/atlas.ledger.Query/GetRecord";
     /// data: ignored; answer: `records::Validators`.
     pub const GET_VALIDATORS: &str = "/atlas.ledger.Query/GetValidators";
     /// data: ignored; answer: `records::Totals`.

@@ -222,6 +222,7 @@ fn documents() -> Target {
         decoder("control-api", "Register", json::<api::Register>),
         decoder("control-api", "ShardAdd", json::<api::ShardAdd>),
         decoder("control-api", "ShardGet", json::<api::ShardGet>),
+        decoder("control-api", "Payment", json::<api::Payment>),
         decoder("control-api", "NodeEvent", json::<api::NodeEvent>),
     ];
     Target { name: "documents", decoders }

@@ -69,6 +69,7 @@ fn key(path: &str, data: &[u8]) -> Option<Key> {
         query::GET_ACCOUNT => codec::decode(data, MAX_DATA).ok().map(Key::Account),
         query::GET_STAKE => codec::decode(data, MAX_DATA).ok().map(Key::Stake),
         query::GET_OFFENCE => codec::decode(data, MAX_DATA).ok().map(Key::Offence),
+        query::GET_RECORD => codec::decode(data, MAX_DATA).ok(),
         query::GET_TOTALS => Some(Key::Totals),
         query::GET_VALIDATORS => Some(Key::Validators),
         _ => None,

@@ -61,6 +61,10 @@ pub(super) fn answer(ledger: &Ledger, path: &str, data: &[u8]) -> Result<Vec<u8>
                 _ => None,
             }))
         }
+        query::GET_RECORD => {
+            let record = state.get(&request.id()?).map(Entry::to_bytes);
+            Ok(record.unwrap_or_else(|| codec::encode(&None::<u8>)))
+        }
         query::GET_VALIDATORS => Ok(codec::encode(&state.validators().cloned().unwrap_or_default())),
         query::GET_TOTALS => Ok(codec::encode(&state.totals())),
         query::CHANGES => Ok(codec::encode(&ledger.changed.after(request.id()?, state, ledger.app_hash()))),

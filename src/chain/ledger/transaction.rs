@@ -84,7 +84,9 @@ fn open(state: &State, known: &Authentic, bytes: &[u8]) -> Result<(Context, Mess
     known.remember(hash);
     // As a program that does not know the economy refuses its messages: without one, both are one ledger.
     ensure(state.economy().is_some() || !transaction.message.needs_economy(), || {
-        Refusal::malformed("transaction: this ledger has no economy, and no such message")
+        Refusal::malformed(
+            "transaction: this ledger has no economy and so no such message: money moves where a genesis names one",
+        )
     })?;
     let chain_id = &state.genesis().chain_id;
     ensure(transaction.chain_id == *chain_id, || {

@@ -9,4 +9,5 @@ mod main_job;
 mod one;
 mod replay;
 mod throughput;
+mod wallet;
 mod writer;

@@ -187,6 +187,8 @@ fn control() -> Vec<WireType> {
         plain("Register", "control-api", decode::control::<api::Register>),
         plain("ShardAdd", "control-api", decode::control::<api::ShardAdd>),
         plain("ShardGet", "control-api", decode::control::<api::ShardGet>),
+        plain("Payment", "control-api", decode::control::<api::Payment>),
+        plain("Amount", "control-api", decode::control::<api::Amount>),
         plain("Error", "control-api", decode::control::<api::Error>),
         plain("NodeEvent", "control-api", decode::control::<api::NodeEvent>),
     ]
