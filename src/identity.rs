@@ -93,6 +93,11 @@ pub fn node_key(peer: &PeerId) -> Option<NodeKey> {
     NodeKey::from_slice(key)
 }
 
+/// The node key inside the text of a peer id; `None` if it is none, or of a key that is not Ed25519.
+pub fn node_key_of_text(peer: &str) -> Option<NodeKey> {
+    node_key(&peer.parse::<PeerId>().ok()?)
+}
+
 /// The peer that a multiaddr ends in, if it names one.
 pub fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     match address.iter().last()? {

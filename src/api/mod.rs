@@ -19,6 +19,7 @@ pub mod server;
 pub mod socket;
 mod stream;
 pub mod views;
+mod wallet;
 
 pub use command::{Command, Infer, Register, ShardAdd, ShardGet, Submit, SubmitPrepared};
 pub use error::{Error, ErrorCode};
@@ -29,6 +30,7 @@ pub use reply::{
     LedgerWay, Logs, Metrics, Peer, Protection, Python, Reply, ResourceStatus, Run, Shard, Status, Submitted,
     TaskSummary, Traffic,
 };
+pub use wallet::{Amount, MAX_REWARDED, Payee, PayeeError, Payment, RewardedRound, Rewards, Unbonding, Wallet};
 
 use tokio::sync::oneshot;
 

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::records::{Job, JobDetail, Node, Task};
+use super::{
+    Rewards, Wallet,
+    records::{Job, JobDetail, Node, Task},
+};
 use crate::{
     proof::evidence::Evidence,
     types::{ContentId, Digest, Generation, JobId, Resources, Step, TaskId, TaskStatus, Time},
@@ -30,6 +33,8 @@ pub enum Reply {
     Logs(Logs),
     Proof(Box<Evidence>),
     Account(Account),
+    Wallet(Wallet),
+    Rewards(Box<Rewards>),
     Metrics(Box<Metrics>),
     Done(Done),
 }

@@ -161,7 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{chain::ledger::Key, codec};
+    use crate::{chain::Key, codec};
 
     /// Longer than any proof here.
     const MAX_PROOF: usize = 1 << 20;

@@ -11,6 +11,7 @@ mod authenticated;
 pub mod client;
 mod directory_lock;
 pub mod embedded;
+mod key;
 pub mod ledger;
 mod light;
 mod log;
@@ -18,3 +19,5 @@ pub mod records;
 pub mod rpc;
 mod snapshot;
 pub mod wire;
+
+pub use key::Key;

@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{coordinator::Input, ledgers::Ledgers};
+use super::{account, coordinator::Input, ledgers::Ledgers};
 use crate::{
     api::{self, Reply},
     chain::{records::Account, wire::query},
@@ -18,7 +18,7 @@ use crate::{
     store::{BlockStore, Files as _},
     submit,
     tensor::checkpoint::Checkpoint,
-    types::{ContentId, JobSpec, LedgerId, ShardSpec, Time, words},
+    types::{ContentId, JobSpec, LedgerId, NodeKey, ShardSpec, Time, words},
 };
 
 /// Pieces of work at once. They hash and read: more than a few per core only compete. Further ones wait their turn.
@@ -79,6 +79,20 @@ pub enum Request {
         path: String,
         /// The question.
         data: Vec<u8>,
+    },
+    /// Look at an account and its stake.
+    Wallet {
+        /// On which ledger.
+        ledger: LedgerId,
+        /// Whose.
+        account: NodeKey,
+    },
+    /// Look what waits of a node's rewards.
+    Rewards {
+        /// Whose.
+        node: NodeKey,
+        /// On which ledger, and what is known already.
+        known: Box<api::Rewards>,
     },
 }
 
@@ -153,6 +167,10 @@ impl Edges {
                 Answer::Carried(self.ledgers.carry(&ledger).await.map_err(|error| error.to_string()))
             }
             Request::Query { ledger, path, data } => Answer::Files(self.query(&ledger, &path, data).await),
+            Request::Wallet { ledger, account } => {
+                Answer::Files(account::wallet(&self.ledgers, &ledger, &account).await)
+            }
+            Request::Rewards { node, known } => Answer::Files(account::rewards(&self.ledgers, &node, *known).await),
             request => self.answer_blocking(request).await,
         }
     }
@@ -214,7 +232,7 @@ fn work(files: &Files, recovery: &recovery::edge::Context, request: Request) -> 
             let result = if keep { store.pin(&root, reason) } else { store.unpin(&root, reason) };
             Answer::Pinned(result.map_err(|error| words(&error)))
         }
-        Request::CarryLedger { .. } | Request::Query { .. } => {
+        Request::CarryLedger { .. } | Request::Query { .. } | Request::Wallet { .. } | Request::Rewards { .. } => {
             Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, "not blocking work")))
         }
     }

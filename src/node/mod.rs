@@ -3,6 +3,7 @@
 //! `event_loop` owns the swarm and routes; `coordinator` decides; `edges` and `ledgers` do what takes time. Nothing else
 //! knows all of them.
 
+mod account;
 mod beginning;
 pub mod coordinator;
 pub mod edges;

@@ -6,6 +6,7 @@
 mod beat;
 mod cause;
 mod checkpoint;
+pub mod computation;
 mod ids;
 mod job;
 mod receipt;
@@ -15,6 +16,7 @@ mod round;
 mod signed;
 mod speed;
 mod time;
+mod verdict;
 mod verified;
 
 pub use beat::{Beat, Load};
@@ -35,4 +37,5 @@ pub(crate) use signed::memo;
 pub use signed::{Signed, SignedError, SignedObject};
 pub use speed::Speed;
 pub use time::Time;
+pub use verdict::VerdictVote;
 pub(crate) use verified::Verified;

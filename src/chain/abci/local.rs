@@ -25,7 +25,7 @@ use super::{
 use crate::{
     chain::{
         embedded::{MAX_BLOCK_BYTES, tendermint_time},
-        ledger::{Genesis, GenesisError, Ledger, Parameters},
+        ledger::{Economy, Genesis, GenesisError, Ledger, Parameters},
         light::EVIDENCE_AGE,
     },
     clock,
@@ -101,6 +101,8 @@ pub struct Terms {
     pub offline_after: Duration,
     /// Balances from the start, in the smallest unit.
     pub accounts: BTreeMap<NodeKey, u64>,
+    /// Stake, offences, reputation that fades, and fees; none of them for `None`.
+    pub economy: Option<Economy>,
 }
 
 /// A validator of a chain to be, wherever it runs.
@@ -247,6 +249,7 @@ pub fn genesis(chain_id: &str, members: &[Member], terms: &Terms) -> Result<Stri
         accounts: terms.accounts.clone(),
         time: clock::now(),
         validator,
+        economy: terms.economy,
     };
     Ledger::new(own.clone())?;
     let validators: Vec<Value> = members.iter().map(member_json).collect();
@@ -397,7 +400,12 @@ mod tests {
         Plan {
             chain_id: "atlas-lab".to_owned(),
             validators,
-            terms: Terms { faucet: 5, offline_after: Duration::from_secs(9), accounts: BTreeMap::new() },
+            terms: Terms {
+                faucet: 5,
+                offline_after: Duration::from_secs(9),
+                accounts: BTreeMap::new(),
+                economy: Some(Economy { transaction_fee: 3, ..Economy::default() }),
+            },
             block_time: Duration::from_millis(200),
             base_port: None,
         }
@@ -431,6 +439,7 @@ mod tests {
         let genesis: Value = serde_json::from_str(&genesis).unwrap();
         let own: Genesis = serde_json::from_value(genesis["app_state"].clone()).unwrap();
         assert_eq!((own.parameters.faucet_per_account, own.parameters.offline_after_millis), (5, 9_000));
+        assert_eq!(own.economy.map(|economy| economy.transaction_fee), Some(3));
         assert_eq!(genesis["validators"].as_array().unwrap().len(), 4);
     }
 

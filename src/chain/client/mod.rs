@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::chain::log::Error;
 use crate::{
-    chain::{light, records::Changes, wire::Message},
+    chain::{Key, light, records::Changes, wire::Message},
     clock,
     identity::Keypair,
     types::{Digest, LedgerId, NodeKey},
@@ -353,7 +353,7 @@ impl Handle {
 
     async fn query_proven(&self, way: Way, path: &str, data: Vec<u8>) -> Result<Vec<u8>, QueryError> {
         let unproven = |reason: &str| QueryError::Unproven { reason: reason.to_owned() };
-        let key = proof::key_of(path, &data)
+        let key = Key::read_by(path, &data)
             .ok_or_else(|| unproven("a proof is of one record, and that is no query for one"))?;
         let proven = match way.rpc.ask_proven(path, data).await {
             Ok(Ok(proven)) if proven.height < way.height => {

@@ -7,6 +7,7 @@ use serde::{
     de::{Error as _, MapAccess, Visitor},
 };
 
+use super::Economy;
 use crate::types::{NodeKey, Time};
 
 /// The longest chain id in bytes (CometBFT's own limit).
@@ -27,6 +28,9 @@ pub struct Genesis {
     pub time: Time,
     /// The key that signs an embedded ledger's blocks; under CometBFT, the first validator's.
     pub validator: NodeKey,
+    /// Stake, offences, reputation that fades, and fees; none of them where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub economy: Option<Economy>,
 }
 
 /// The numbers a ledger runs by. They stand in the genesis and never change afterwards, so that a replay of the
@@ -118,6 +122,16 @@ pub enum GenesisError {
     /// A parameter that must not be zero is.
     #[error("parameter `{0}` must not be 0")]
     Zero(&'static str),
+    /// A parameter is larger than what it is a part of.
+    #[error("parameter `{name}` is {value}; it must be at most {most}")]
+    TooLarge {
+        /// Which.
+        name: &'static str,
+        /// What it is.
+        value: u32,
+        /// What it may be.
+        most: u32,
+    },
 }
 
 /// A JSON object may name a key twice, and the last would win: of two balances one would be lost without a word.
@@ -166,6 +180,7 @@ impl Genesis {
         if let Some((_, name)) = never_zero.into_iter().find(|(value, _)| *value == 0) {
             return Err(GenesisError::Zero(name));
         }
+        self.economy.as_ref().map_or(Ok(()), Economy::check)?;
         self.accounts.values().try_fold(0_u64, |sum, balance| sum.checked_add(*balance)).ok_or(GenesisError::Supply)
     }
 }

@@ -7,13 +7,16 @@ use std::{
 };
 
 use super::{
-    Event, Genesis, Key, Parameters,
+    Economy, Event, Genesis, Key, Parameters,
     entries::{Clock, Entry, Inference, NodeClock, Payout, TaskClock},
     index::Index,
     refusal::Refusal,
 };
 use crate::{
-    chain::records::{Account, Job, Model, Node, RoundRecord, Task},
+    chain::records::{
+        Account, Allowance, Job, Model, Node, Offence, OffenceId, RoundRecord, Stake, Standing, Task, Totals,
+        Validators,
+    },
     types::{JobId, NodeKey, Slot, TaskId},
 };
 
@@ -88,6 +91,10 @@ records! {
     Job: JobId, job put_job;
     Task: TaskId, task put_task;
     TaskClock: TaskId, task_clock put_task_clock;
+    Stake: NodeKey, stake put_stake;
+    Offence: OffenceId, offence put_offence;
+    Standing: NodeKey, standing put_standing;
+    Allowance: NodeKey, allowance put_allowance;
 }
 
 editable! {
@@ -131,6 +138,42 @@ impl State {
     /// The numbers the ledger runs by.
     pub(super) fn parameters(&self) -> &Parameters {
         &self.genesis().parameters
+    }
+
+    /// The numbers of its economy, if it has one.
+    pub(super) fn economy(&self) -> Option<&Economy> {
+        self.genesis().economy.as_ref()
+    }
+
+    /// The numbers of its economy; a refusal if it has none.
+    pub(super) fn demand_economy(&self) -> Result<&Economy, Refusal> {
+        self.economy().ok_or_else(|| Refusal::conflict("this ledger has no economy: its genesis names none"))
+    }
+
+    /// The sums of the economy.
+    pub(super) fn totals(&self) -> Totals {
+        match self.entries.get(&Key::Totals) {
+            Some(Entry::Totals(totals)) => *totals,
+            _ => Totals::default(),
+        }
+    }
+
+    /// Sets the sums of the economy.
+    pub(super) fn put_totals(&mut self, totals: Totals) {
+        self.put(Key::Totals, Entry::Totals(totals));
+    }
+
+    /// Who makes the blocks; `None` without an economy.
+    pub(super) fn validators(&self) -> Option<&Validators> {
+        match self.entries.get(&Key::Validators) {
+            Some(Entry::Validators(validators)) => Some(validators),
+            _ => None,
+        }
+    }
+
+    /// Sets who makes the blocks.
+    pub(super) fn put_validators(&mut self, validators: Validators) {
+        self.put(Key::Validators, Entry::Validators(validators));
     }
 
     /// Height and times.
@@ -217,6 +260,22 @@ impl State {
     pub(super) fn put_round(&mut self, record: RoundRecord) {
         let key = Key::Round(record.outcome.job, record.outcome.round);
         self.put(key, Entry::Round(Box::new(record)));
+    }
+
+    /// A closed round.
+    pub(super) fn round(&self, job: JobId, round: u32) -> Option<&RoundRecord> {
+        match self.entries.get(&Key::Round(job, round)) {
+            Some(Entry::Round(record)) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// A payout that waits for its height.
+    pub(super) fn payout(&self, height: u64, job: JobId, round: u32) -> Option<&Payout> {
+        match self.entries.get(&Key::Payout(height, job, round)) {
+            Some(Entry::Payout(payout)) => Some(payout),
+            _ => None,
+        }
     }
 
     /// Keeps a payout until its height.

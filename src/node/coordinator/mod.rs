@@ -33,6 +33,7 @@ mod submission;
 mod upkeep;
 pub mod view;
 mod volunteer;
+mod wallet;
 mod work;
 
 use std::{

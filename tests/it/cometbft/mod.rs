@@ -11,4 +11,5 @@ mod main_job;
 mod one;
 mod replay;
 mod throughput;
+mod wallet;
 mod writer;

@@ -12,7 +12,7 @@ use atlas_node::{
     shard,
     types::{
         Attestation, Beat, CheckpointManifest, JobId, JobSpec, NodeKey, Receipt, RoundOutcome, RoundVote, ShardSpec,
-        SignedObject, TaskId,
+        SignedObject, TaskId, VerdictVote,
     },
 };
 
@@ -119,6 +119,7 @@ fn signed_objects() -> Vec<WireType> {
         signed::<Attestation>("signed-attestation", "types/receipt.rs", "Attestation", "receipt"),
         signed::<CheckpointManifest>("signed-checkpoint", "types/checkpoint.rs", "CheckpointManifest", "checkpoint"),
         signed::<RoundVote>("signed-round-vote", "types/round.rs", "RoundVote", "round-outcome"),
+        signed::<VerdictVote>("signed-verdict-vote", "types/verdict.rs", "VerdictVote", "transaction"),
         signed::<gossip::Announcement>("signed-announcement", gossip, "Announcement", "announcement"),
         signed::<gossip::AssignmentNotice>("signed-assignment-notice", gossip, "AssignmentNotice", "assignment-notice"),
         signed::<gossip::Rollback>("signed-rollback", gossip, "Rollback", "rollback"),
@@ -147,6 +148,12 @@ fn ledger_values() -> Vec<WireType> {
         plain("model-record", "ledger-query", decode::plain::<records::Model>),
         plain("changes", "ledger-query", decode::plain::<records::Changes>),
         plain("updates", "ledger-query", decode::plain::<records::Updates>),
+        plain("stake-record", "ledger-query", decode::plain::<records::Stake>),
+        plain("standing-record", "ledger-query", decode::plain::<records::Standing>),
+        plain("offence-id", "ledger-query", decode::plain::<records::OffenceId>),
+        plain("offence-record", "ledger-query", decode::plain::<records::Offence>),
+        plain("validators-record", "ledger-query", decode::plain::<records::Validators>),
+        plain("totals-record", "ledger-query", decode::plain::<records::Totals>),
         plain("node-key", "ledger-query", decode::plain::<NodeKey>),
         plain("job-id", "ledger-query", decode::plain::<JobId>),
         plain("task-id", "ledger-query", decode::plain::<TaskId>),
@@ -158,6 +165,7 @@ fn ledger_values() -> Vec<WireType> {
         plain("task-clock-record", "ledger-state", decode::plain::<TaskClock>),
         plain("payout-record", "ledger-state", decode::plain::<Payout>),
         plain("inference-record", "ledger-state", decode::plain::<Inference>),
+        plain("allowance-record", "ledger-state", decode::plain::<records::Allowance>),
     ]
 }
 
@@ -180,6 +188,8 @@ fn control() -> Vec<WireType> {
         plain("Register", "control-api", decode::control::<api::Register>),
         plain("ShardAdd", "control-api", decode::control::<api::ShardAdd>),
         plain("ShardGet", "control-api", decode::control::<api::ShardGet>),
+        plain("Payment", "control-api", decode::control::<api::Payment>),
+        plain("Amount", "control-api", decode::control::<api::Amount>),
         plain("Error", "control-api", decode::control::<api::Error>),
         plain("NodeEvent", "control-api", decode::control::<api::NodeEvent>),
     ]
