@@ -15,6 +15,7 @@ mod key;
 pub mod ledger;
 mod light;
 mod log;
+pub mod offence;
 pub mod records;
 pub mod rpc;
 mod snapshot;

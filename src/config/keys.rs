@@ -107,6 +107,7 @@ pub const KEYS: &[Key] = &[
     key("ledger.trust_hash", Kind::Text, "", "", "", "The hash of that block, in hexadecimal, from a source that you trust."),
     // What CometBFT's light client has, and half of the evidence's age in a genesis of `ledger init`.
     key("ledger.trusting_hours", Kind::Number, "168", "", "", "How long a verified block is trusted without a newer one. At most half of the `evidence.max_age_duration` of the chain's genesis (336 h by `ledger init`)."),
+    key("ledger.stake", Kind::Integer, "0", "", "", "What this node bonds by itself where the ledger gives leases only for stake: at most this, in the ledger's smallest unit. More is bonded with `wallet bond`."),
     key("ledger.faucet_per_account", Kind::Integer, "1000000000000", "", "", "An embedded ledger credits this to each account that registers."),
     key("ledgers.accept", Kind::List, "['*']", "", "", "Chain ids whose jobs this node works for; `*` for all."),
     key("executor.python", Kind::Text, "", "", "--python", "The interpreter; otherwise `python3` or `python` on the path."),

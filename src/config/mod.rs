@@ -76,6 +76,8 @@ pub struct Ledger {
     pub trusting_period: Duration,
     /// Chain ids whose jobs this node works for; `*` for all.
     pub accept: Vec<String>,
+    /// What the node bonds by itself at most, where leases need stake; in the smallest unit.
+    pub stake: u64,
     /// What an embedded ledger credits to each account that registers, in the smallest unit.
     pub faucet_per_account: u64,
 }

@@ -94,6 +94,7 @@ impl Layers {
             trust: self.trust()?,
             trusting_period: self.trusting_period()?,
             accept: self.list("ledgers.accept").map(str::to_owned).collect(),
+            stake: self.integer("ledger.stake"),
             faucet_per_account: self.integer("ledger.faucet_per_account"),
         })
     }
@@ -434,6 +435,7 @@ mod tests {
             ("ledger.chain_id = '..'", "begins with no `.`"),
             ("ledger.chain_id = 'a/b'", "1 to 50"),
             ("ledger.faucet_per_account = -1", "not negative"),
+            ("ledger.stake = -1", "not negative"),
             ("node.id = ''", "1 to 64"),
             ("node.id = \"a\\u0000\"", "printable"),
             ("node.id = \"\\u001b[2J\"", "printable"),

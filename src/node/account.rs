@@ -6,7 +6,7 @@
 use futures::future::try_join_all;
 use serde::de::DeserializeOwned;
 
-use super::ledgers::Ledgers;
+use super::{edges::Terms, ledgers::Ledgers};
 use crate::{
     api::{self, Error, ErrorCode, Reply},
     chain::{
@@ -42,6 +42,21 @@ pub(super) async fn wallet(ledgers: &Ledgers, ledger: &str, account: &NodeKey) -
         unbonding: unbonding.collect(),
         nonce: found.nonce,
     }))
+}
+
+/// What a ledger asks of nodes, and what this one has bonded there.
+pub(super) async fn terms(ledgers: &Ledgers, ledger: &str, node: &NodeKey) -> Result<Terms, String> {
+    let (genesis, stake) = tokio::try_join!(
+        record::<Genesis>(ledgers, ledger, &Key::Genesis),
+        record::<Stake>(ledgers, ledger, &Key::Stake(*node)),
+    )
+    .map_err(|error| words(&error))?;
+    let economy = genesis.and_then(|genesis| genesis.economy);
+    Ok(Terms {
+        economy: economy.is_some(),
+        min_stake: economy.map_or(0, |economy| economy.min_stake),
+        bonded: stake.map_or(0, |stake| stake.bonded),
+    })
 }
 
 /// Completes what is known of a node's rewards: when each round is due, and what waits for that.

@@ -350,6 +350,7 @@ fn coordinator_config(
         rounds: if lab { round::Config::testnet() } else { round::Config::default() },
         recovery: recovery::Config::default(),
         kubo: config.ipfs_api.is_some(),
+        stake: config.ledger.stake,
         shutdown_grace: config.executor.grace,
     }
 }

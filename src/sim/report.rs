@@ -32,6 +32,8 @@ pub struct Report {
     pub batches: u64,
     /// Updates that came too late.
     pub skipped: u64,
+    /// Offences that the ledger punished.
+    pub punished: u32,
     /// Root of the last model.
     pub model_root: Option<Digest>,
     /// Virtual milliseconds from the beginning to the job's end, or to the run's.
@@ -98,6 +100,7 @@ fn read(world: &World) -> Report {
         resumed: world.counts.resumed,
         batches: rounds.iter().map(|round| round.batches).sum(),
         skipped: rounds.iter().map(|round| round.outcome.skipped.len() as u64).sum(),
+        punished: u32::try_from(world.chain.offences().len()).unwrap_or(u32::MAX),
         model_root: job.and_then(|job| job.model_root),
         millis: u64::try_from(end.since(BEGIN).as_millis()).unwrap_or(u64::MAX),
         events: world.counts.events,
@@ -116,6 +119,7 @@ fn unmet(expect: &Expect, report: &Report) -> Option<Violation> {
         (at_least(expect.reassigned_at_least, report.reassigned), "reassigned_at_least"),
         (expect.reassigned_at_most.is_some_and(|most| report.reassigned > most), "reassigned_at_most"),
         (at_least(expect.resumed_at_least, report.resumed), "resumed_at_least"),
+        (expect.punished.is_some_and(|wanted| report.punished != wanted), "punished"),
         (expect.skipped_at_most.is_some_and(|most| report.skipped > most), "skipped_at_most"),
     ];
     let (_, key) = unmet.into_iter().find(|(unmet, _)| *unmet)?;
@@ -150,6 +154,9 @@ impl fmt::Display for Report {
             f,
         )?;
         text("batches", &format!("{} applied, {} updates skipped", self.batches, self.skipped), f)?;
+        if self.punished > 0 {
+            text("offences", &format!("{} punished", self.punished), f)?;
+        }
         text("model root", &root, f)?;
         text("virtual time", &format!("{}.{:03} s", self.millis / 1_000, self.millis % 1_000), f)?;
         text("ledger", &format!("{} blocks", self.height), f)?;

@@ -37,7 +37,7 @@ pub(super) fn genesis(scenario: &Scenario, validator: &Machine) -> Genesis {
         accounts: BTreeMap::new(),
         time: BEGIN,
         validator: validator.keypair.node_key(),
-        economy: None,
+        economy: ledger.economy,
     }
 }
 

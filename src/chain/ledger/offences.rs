@@ -1,10 +1,7 @@
 //! Offences: what a node signed and no honest one does, shown by its own signatures, and what it costs.
 //!
-//! The ledger judges what it can check itself: two receipts, two roots, a receipt that contradicts committed state. An
-//! honest node may sign twice, after a restart between its word and the block: times, costs, traces and checkpoints then
-//! differ, and a change of holder gives a round another set of updates. So only that counts which follows from what was
-//! given: the results of one assignment on one kind of machine, the roots of one set of updates. Whether a result is true
-//! is not decided here; for that there are audits, and `verdicts`.
+//! The ledger judges what it can check itself: two receipts, two roots, a receipt that contradicts committed state, by the
+//! rules of `chain::offence`. Whether a result is true is not decided here; for that there are audits, and `verdicts`.
 
 use super::{
     Event,
@@ -17,11 +14,12 @@ use super::{
 };
 use crate::{
     chain::{
-        records::{Job, Offence, OffenceId, OffenceKind, Task},
+        offence,
+        records::{Offence, OffenceId, OffenceKind},
         wire::{Evidence, VotedOutcome},
     },
     codec,
-    types::{AssignmentId, Digest, NodeKey, Receipt, Round, RoundVote, Signed, TaskId, computation},
+    types::{Digest, NodeKey, Receipt, Round, RoundVote, Signed, TaskId},
 };
 
 /// Takes evidence of an offence, and punishes it. Answers what was slashed.
@@ -39,13 +37,10 @@ pub(super) fn report(state: &mut State, context: &Context, evidence: &Evidence) 
 /// Two results for one assignment. Of machines of two kinds two results may be honest, unless they began from two states.
 fn two_receipts(state: &State, first: &Signed, second: &Signed) -> Result<OffenceId, Refusal> {
     let [one, other] = [open_receipt(first)?, open_receipt(second)?];
-    let same = |receipt: &Receipt| (receipt.node, receipt.assignment, receipt.task, receipt.round);
-    ensure(same(&one) == same(&other), || Refusal::invalid("the receipts are not of one node and assignment"))?;
-    let inputs = |receipt: &Receipt| (receipt.in_params_root, receipt.in_opt_root);
-    let machine = |receipt: &Receipt| (receipt.class_id, receipt.kat_root);
-    let results = |receipt: &Receipt| (receipt.out_state_root, receipt.out_opt_root, receipt.update_digest);
-    let differ = inputs(&one) != inputs(&other) || machine(&one) == machine(&other) && results(&one) != results(&other);
-    ensure(differ, || {
+    ensure(offence::of_one_assignment(&one, &other), || {
+        Refusal::invalid("the receipts are not of one node and assignment")
+    })?;
+    ensure(offence::receipts_conflict(&one, &other), || {
         Refusal::invalid(
             "the receipts have one result, or are of two kinds of machines: a node that began again may sign both",
         )
@@ -60,12 +55,10 @@ fn two_roots(state: &State, first: &VotedOutcome, second: &VotedOutcome) -> Resu
     ensure(voters[0] == voters[1] && (one.job, one.round) == (other.job, other.round), || {
         Refusal::invalid("the votes are not of one node and round")
     })?;
-    ensure(one.applied == other.applied && one.skipped == other.skipped, || {
+    ensure(offence::of_one_set(one, other), || {
         Refusal::invalid("the outcomes apply two sets of updates: an honest node may vote for both")
     })?;
-    ensure((one.params_root, one.momentum_root) != (other.params_root, other.momentum_root), || {
-        Refusal::invalid("the outcomes have the same roots")
-    })?;
+    ensure(offence::roots_conflict(one, other), || Refusal::invalid("the outcomes have the same roots"))?;
     named(state, OffenceKind::TwoRoots, voters[0], TaskId { job: one.job, slot: 0 }, one.round)
 }
 
@@ -85,22 +78,11 @@ fn forged_receipt(state: &State, signed: &Signed) -> Result<OffenceId, Refusal> 
     let receipt = open_receipt(signed)?;
     let task = state.known_task(&receipt.task)?;
     let job = jobs::open_job(state, &receipt.task.job)?;
-    let present = AssignmentId::derive(&task.id, job.round, task.generation, &task.lease_tx);
-    let judged = task.holder == Some(receipt.node) && receipt.round == job.round && receipt.assignment == present;
-    ensure(judged, || Refusal::stale("only a receipt of the present lease and round can be judged"))?;
-    ensure(contradicts(job, task, &receipt), || Refusal::invalid("the receipt says what the ledger says"))?;
+    ensure(offence::is_present(job, task, &receipt), || {
+        Refusal::stale("only a receipt of the present lease and round can be judged")
+    })?;
+    ensure(offence::contradicts(job, task, &receipt), || Refusal::invalid("the receipt says what the ledger says"))?;
     named(state, OffenceKind::ForgedReceipt, receipt.node, receipt.task, receipt.round)
-}
-
-fn contradicts(job: &Job, task: &Task, receipt: &Receipt) -> bool {
-    let inputs = (job.model_root.unwrap_or(job.spec.model_root), task.opt_root);
-    let shard = usize::try_from(task.id.slot).ok().and_then(|slot| job.shards.get(slot));
-    let hash = shard.map(|shard| {
-        let seed = computation::seed(job.spec.seed, task.id.slot, task.cursor);
-        let places = (&job.spec.bundle, &shard.cid);
-        computation::hash(places, &seed, (&inputs.0, &inputs.1), &receipt.out_state_root)
-    });
-    (receipt.in_params_root, receipt.in_opt_root) != inputs || hash != Some(receipt.computation_hash)
 }
 
 fn open_receipt(signed: &Signed) -> Result<Receipt, Refusal> {

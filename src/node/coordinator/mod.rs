@@ -26,10 +26,12 @@ mod on_proof;
 mod on_recovery;
 mod on_shard;
 mod pending;
+mod reports;
 mod safekeeping;
 mod shutdown;
 mod status;
 mod submission;
+mod terms;
 mod upkeep;
 pub mod view;
 mod volunteer;
@@ -102,6 +104,9 @@ pub struct Config {
     pub recovery: recovery::Config,
     /// There is a Kubo that pins.
     pub kubo: bool,
+    /// What is bonded on the configured ledger by itself, if that asks for stake: at most this, in its smallest unit.
+    #[serde(default)]
+    pub stake: u64,
     /// Longest time for checkpoints and handing back at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -121,6 +126,15 @@ struct LedgerState {
     read: bool,
     /// A registration is on its way.
     registering: bool,
+    /// What it asks of nodes, and what this one has bonded; `None` until it said.
+    terms: Option<edges::Terms>,
+    /// It was asked for them at this time, and has not answered.
+    asking_terms: bool,
+    terms_at: Time,
+    /// A bond is on its way.
+    bonding: bool,
+    /// When one was sent last.
+    bonded_at: Time,
     /// Transactions on their way.
     outbox: u32,
     /// For a job's own ledger: the peer that carries it.
@@ -177,6 +191,8 @@ pub struct Coordinator {
     runs: RunLog,
     counters: Counters,
     receipts: BTreeMap<(TaskId, u32), on_proof::OwnReceipt>,
+    /// What others signed, and what of it was reported.
+    reports: reports::Reports,
     /// What is pinned was told to the mesh.
     provided: bool,
     stopping: Option<shutdown::Stopping>,
@@ -232,6 +248,7 @@ impl Coordinator {
             runs: RunLog::default(),
             counters: Counters::default(),
             receipts: BTreeMap::new(),
+            reports: reports::Reports::default(),
             provided: false,
             stopping: None,
             last_tick: now,
@@ -297,6 +314,7 @@ impl Coordinator {
             self.lose_patience();
             self.reconcile_all();
             self.close_finished_ledgers();
+            self.tend_terms();
             self.tend_submissions();
             self.tend_shutdown();
         }

@@ -238,6 +238,8 @@ impl Coordinator {
             Pending::TaskStatus { task } if code != 0 => {
                 tracing::warn!(%task, log, "the ledger refused a task's status")
             }
+            Pending::Bond { ledger } => self.on_bonded(&ledger, code, log),
+            Pending::Report { id } => self.on_reported(&id, code, log),
             Pending::Beat if code != 0 => tracing::warn!(log, "the ledger refused a beat"),
             _ => {}
         }
