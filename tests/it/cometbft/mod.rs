@@ -3,6 +3,7 @@
 
 mod bad;
 mod chain;
+mod economy;
 mod joins;
 mod kills;
 mod liar;
