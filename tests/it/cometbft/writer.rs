@@ -88,6 +88,21 @@ impl Writer {
         }
     }
 
+    /// Submits one message and waits until it is in a block: its code and answer.
+    pub(super) async fn order(&mut self, message: Message) -> (u32, Vec<u8>) {
+        let own = self.next;
+        self.next += 1;
+        self.handle.submit(own, message, true).unwrap();
+        let limit = tokio::time::Instant::now() + SOON;
+        loop {
+            let event = tokio::time::timeout_at(limit, self.events.recv()).await.expect("it is in a block in time");
+            match event.expect("the client runs") {
+                Event::Committed { id, code, data, .. } if id == own => return (code, data),
+                event => self.on_event(event),
+            }
+        }
+    }
+
     /// How many submissions are not acknowledged yet.
     pub(super) fn waiting(&self) -> usize {
         self.open.len()
