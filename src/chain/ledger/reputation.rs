@@ -220,16 +220,16 @@ mod tests {
     fn an_absence_is_forgotten_with_time_and_the_whole_life_where_nothing_is() {
         let world = |economy| {
             let mut world = World::of_nodes_with(2, economy);
-            world.pass(600, &[1, 2]);
-            world.pass(1_800, &[1]);
-            world.pass(7_200, &[1, 2]);
+            world.pass(60, &[1, 2]);
+            world.pass(180, &[1]);
+            world.pass(720, &[1, 2]);
             world
         };
-        let forgetful = world(Economy { reputation_half_life_millis: HOUR / 2, ..economy() });
+        let forgetful = world(Economy { reputation_half_life_millis: HOUR / 20, ..economy() });
         let other = world(economy());
         let (fading, whole) = (forgetful.node(2), other.node(2));
         assert_eq!((forgetful.node(1).uptime, other.node(1).uptime), (FULL, FULL));
-        // 30 of 160 minutes absent; by their end, the absence is four half-lives old.
+        // 3 of 16 minutes absent; by their end, the absence is four half-lives old.
         assert!((8_100..8_200).contains(&whole.uptime), "{}", whole.uptime);
         assert!((9_500..9_700).contains(&fading.uptime), "{}", fading.uptime);
         assert_eq!(fading.reputation, fading.uptime);
