@@ -32,6 +32,8 @@ pub(super) enum Lie {
     Refusal,
     /// Says that there is no room for a transaction.
     NoRoom,
+    /// Says that the nonce of each transaction is used.
+    UsedNonce,
     /// Takes transactions and keeps them to itself; all else is true.
     Swallow,
 }
@@ -83,6 +85,7 @@ impl Liar {
         let said = match told.lie {
             Lie::OldState | Lie::Swallow => result(0, ""),
             Lie::Refusal => result(Code::Malformed as u32, "that is no transaction"),
+            Lie::UsedNonce => result(Code::Nonce as u32, "its nonce is used"),
             Lie::NoRoom => error(request, "mempool is full: number of txs 5000 (max: 5000)"),
             _ => return None,
         };

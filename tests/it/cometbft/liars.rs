@@ -139,7 +139,7 @@ async fn what_an_endpoint_refuses_has_no_room_for_or_swallows_is_given_to_anothe
     let (mut writer, liar, _) = writer_behind(&chain, Lie::None).await;
     writer.submit(2);
     writer.until_acknowledged(0).await;
-    for lie in [Lie::Refusal, Lie::NoRoom, Lie::Swallow] {
+    for lie in [Lie::Refusal, Lie::NoRoom, Lie::Swallow, Lie::UsedNonce] {
         let before = liar.lies();
         liar.begin(lie);
         writer.submit(3);
@@ -149,7 +149,7 @@ async fn what_an_endpoint_refuses_has_no_room_for_or_swallows_is_given_to_anothe
     }
     // All else that it says is true, and a refusal proves nothing against it.
     assert_eq!(writer.distrusted, []);
-    writer.until_told("every model is told of", |writer| writer.models.len() == 11).await;
+    writer.until_told("every model is told of", |writer| writer.models.len() == 14).await;
     replay(&chain.rpc(0), chain.height(0).await.unwrap()).await.holds(&writer);
 }
 

@@ -68,11 +68,12 @@ impl Elsewhere {
                 "it has no room for it".to_owned()
             }
             Sent::Accepted if again => "it took it in vain".to_owned(),
+            Sent::Refused { .. } if again => "its nonce is used, and no block has it".to_owned(),
             Sent::NotNow | Sent::Accepted | Sent::Refused { .. } | Sent::Unknown => return,
         };
         self.waiting.retain(|other| other.key != key);
         // A refusal must be answered: the last of the others makes room.
-        if matches!(sent, Sent::Refused { .. } | Sent::Impossible { .. }) {
+        if !again || !matches!(sent, Sent::Accepted | Sent::NotNow) {
             self.waiting.truncate(MAX_WAITING - 1);
         }
         if self.waiting.len() < MAX_WAITING {

@@ -40,7 +40,9 @@ impl Outbox {
     ) -> Option<Outcome> {
         let Stage::Signed { flight, .. } = &mut self.entries.get_mut(&key)?.stage else { return None };
         match (second, *flight) {
-            (Second::Said(Sent::Accepted), Flight::New | Flight::Again { .. } | Flight::Doubted { .. }) => {
+            // What it sent itself before is looked for as it was.
+            (Second::Said(Sent::Accepted), Flight::Sent { .. }) => {}
+            (Second::Said(Sent::Accepted), _) => {
                 *flight = Flight::Sent { since: now, look_at: now + LOOK_AGAIN };
             }
             (Second::Said(Sent::Refused { code, .. }), Flight::Doubted { .. }) if code == Code::Nonce as u32 => {

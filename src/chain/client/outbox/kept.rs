@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Entry, Flight, Key, Outbox, Stage, TRY_AGAIN};
+use super::{Flight, Key, Outbox, Stage, TRY_AGAIN};
 use crate::{
     chain::wire::{MAX_TRANSACTION, Message, Transaction},
     codec,
