@@ -202,6 +202,7 @@ fn answers() -> Target {
         decoder("ledger-query", "changes", plain::<records::Changes>),
         decoder("ledger-query", "stake-record", plain::<records::Stake>),
         decoder("ledger-query", "offence-record", plain::<records::Offence>),
+        decoder("ledger-query", "proposals-record", plain::<records::Proposals>),
         decoder("ledger-query", "query", queries),
         decoder("ledger-state", "record-key", plain::<Key>),
         decoder("ledger-state", "record-proof", proof_of_record),
@@ -305,7 +306,7 @@ fn ledger() -> Ledger {
 
 /// A path by the first byte, then its data.
 fn queries(bytes: &[u8]) {
-    const PATHS: [&str; 17] = [
+    const PATHS: [&str; 18] = [
         query::GET_NODE,
         query::LIST_NODES,
         query::GET_JOB,
@@ -323,6 +324,7 @@ fn queries(bytes: &[u8]) {
         query::LIST_OFFENCES,
         query::GET_TOTALS,
         query::GET_VALIDATORS,
+        query::GET_RECORD,
     ];
     static LEDGER: OnceLock<Ledger> = OnceLock::new();
     if let Some((path, data)) = bytes.split_first() {

@@ -20,6 +20,8 @@
 //! | `u` | node key (32) | [`Allowance`] |
 //! | `y` | – | [`Totals`] |
 //! | `v` | – | [`Validators`] |
+//! | `e` | – | [`Rules`] |
+//! | `f` | – | [`Proposals`] |
 //!
 //! The key of a record is its kind byte and its id; the map hashes both with SHA-256. The value is the record's CBOR.
 
@@ -27,11 +29,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Genesis;
+use super::{Genesis, Rules};
 use crate::{
     chain::records::{
-        Account, Allowance, Job, Model, Node, Offence, OffenceId, RoundRecord, Stake, Standing, Task, Totals,
-        Validators,
+        Account, Allowance, Job, Model, Node, Offence, OffenceId, Proposals, RoundRecord, Stake, Standing, Task,
+        Totals, Validators,
     },
     types::{JobId, NodeKey, Round, TaskId, Time},
 };
@@ -75,6 +77,10 @@ pub enum Key {
     Totals,
     /// Who makes the blocks.
     Validators,
+    /// The numbers in force since validators changed one.
+    Rules,
+    /// What validators vote on.
+    Proposals,
 }
 
 impl Key {
@@ -101,6 +107,8 @@ impl Key {
             Self::Allowance(node) => join(b'u', &[&node.0]),
             Self::Totals => b"y".to_vec(),
             Self::Validators => b"v".to_vec(),
+            Self::Rules => b"e".to_vec(),
+            Self::Proposals => b"f".to_vec(),
         }
     }
 }
@@ -132,6 +140,8 @@ pub(super) enum Entry {
     Allowance(Allowance),
     Totals(Totals),
     Validators(Validators),
+    Rules(Box<Rules>),
+    Proposals(Proposals),
 }
 
 impl Entry {
@@ -157,7 +167,9 @@ impl Entry {
             | (Key::Standing(_), Self::Standing(_))
             | (Key::Allowance(_), Self::Allowance(_))
             | (Key::Totals, Self::Totals(_))
-            | (Key::Validators, Self::Validators(_)) => true,
+            | (Key::Validators, Self::Validators(_))
+            | (Key::Rules, Self::Rules(_))
+            | (Key::Proposals, Self::Proposals(_)) => true,
             _ => false,
         }
     }
@@ -184,6 +196,8 @@ impl Entry {
             Self::Allowance(allowance) => encode(allowance),
             Self::Totals(totals) => encode(totals),
             Self::Validators(validators) => encode(validators),
+            Self::Rules(rules) => encode(rules),
+            Self::Proposals(proposals) => encode(proposals),
         }
     }
 }
