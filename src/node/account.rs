@@ -26,9 +26,10 @@ const MAX_ASKED: usize = 256;
 
 /// Balance, stake and nonce of an account.
 pub(super) async fn wallet(ledgers: &Ledgers, ledger: &str, account: &NodeKey) -> Result<Reply, Error> {
+    let key = Key::Stake(*account);
     let (found, stake) = tokio::try_join!(
         ask::<Account>(ledgers, ledger, query::GET_ACCOUNT, codec::encode(account)),
-        record::<Stake>(ledgers, ledger, &Key::Stake(*account)),
+        record::<Stake>(ledgers, ledger, &key),
     )?;
     let Stake { bonded, unbonding } = stake.unwrap_or_default();
     let unbonding = unbonding.iter().map(|one| api::Unbonding { amount: one.amount, releases_at: one.releases_at });
@@ -77,7 +78,11 @@ async fn waiting(
 }
 
 /// The record under a key, if there is one.
-async fn record<T: DeserializeOwned>(ledgers: &Ledgers, ledger: &str, key: &Key) -> Result<Option<T>, Error> {
+pub(super) async fn record<T: DeserializeOwned>(
+    ledgers: &Ledgers,
+    ledger: &str,
+    key: &Key,
+) -> Result<Option<T>, Error> {
     ask(ledgers, ledger, query::GET_RECORD, codec::encode(key)).await
 }
 

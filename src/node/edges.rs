@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{account, coordinator::Input, ledgers::Ledgers};
+use super::{account, coordinator::Input, ledgers::Ledgers, parameters};
 use crate::{
     api::{self, Reply},
     chain::{records::Account, wire::query},
@@ -86,6 +86,11 @@ pub enum Request {
         ledger: LedgerId,
         /// Whose.
         account: NodeKey,
+    },
+    /// Look at the numbers that a ledger runs by.
+    Parameters {
+        /// Which ledger.
+        ledger: LedgerId,
     },
     /// Look what waits of a node's rewards.
     Rewards {
@@ -170,6 +175,7 @@ impl Edges {
             Request::Wallet { ledger, account } => {
                 Answer::Files(account::wallet(&self.ledgers, &ledger, &account).await)
             }
+            Request::Parameters { ledger } => Answer::Files(parameters::parameters(&self.ledgers, &ledger).await),
             Request::Rewards { node, known } => Answer::Files(account::rewards(&self.ledgers, &node, *known).await),
             request => self.answer_blocking(request).await,
         }
@@ -232,9 +238,11 @@ fn work(files: &Files, recovery: &recovery::edge::Context, request: Request) -> 
             let result = if keep { store.pin(&root, reason) } else { store.unpin(&root, reason) };
             Answer::Pinned(result.map_err(|error| words(&error)))
         }
-        Request::CarryLedger { .. } | Request::Query { .. } | Request::Wallet { .. } | Request::Rewards { .. } => {
-            Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, "not blocking work")))
-        }
+        Request::CarryLedger { .. }
+        | Request::Query { .. }
+        | Request::Wallet { .. }
+        | Request::Parameters { .. }
+        | Request::Rewards { .. } => Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, "not blocking work"))),
     }
 }
 

@@ -224,6 +224,7 @@ fn documents() -> Target {
         decoder("control-api", "ShardAdd", json::<api::ShardAdd>),
         decoder("control-api", "ShardGet", json::<api::ShardGet>),
         decoder("control-api", "Payment", json::<api::Payment>),
+        decoder("control-api", "ParameterVotes", json::<api::ParameterVotes>),
         decoder("control-api", "NodeEvent", json::<api::NodeEvent>),
     ];
     Target { name: "documents", decoders }

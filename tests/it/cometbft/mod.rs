@@ -9,5 +9,6 @@ mod main_job;
 mod one;
 mod replay;
 mod throughput;
+mod votes;
 mod wallet;
 mod writer;

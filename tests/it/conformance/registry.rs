@@ -191,6 +191,7 @@ fn control() -> Vec<WireType> {
         plain("ShardAdd", "control-api", decode::control::<api::ShardAdd>),
         plain("ShardGet", "control-api", decode::control::<api::ShardGet>),
         plain("Payment", "control-api", decode::control::<api::Payment>),
+        plain("ParameterVotes", "control-api", decode::control::<api::ParameterVotes>),
         plain("Amount", "control-api", decode::control::<api::Amount>),
         plain("Error", "control-api", decode::control::<api::Error>),
         plain("NodeEvent", "control-api", decode::control::<api::NodeEvent>),

@@ -86,7 +86,7 @@ fn verdict_vote(validator: u8) -> VerdictVote {
     VerdictVote { node, job: sample::job(), round: 3, evidence, validator: sample::key(validator) }
 }
 
-fn parameter_vote(validator: u8) -> ParameterVote {
+pub(super) fn parameter_vote(validator: u8) -> ParameterVote {
     let values = [("base_reward".to_owned(), 2_000), ("economy.shares_by_reputation".to_owned(), 1)].into();
     let change = ParameterChange { chain_id: decode::CHAIN.into(), values, from_height: 1_000 };
     ParameterVote { change, validator: sample::key(validator) }
