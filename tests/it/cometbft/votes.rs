@@ -11,6 +11,10 @@ use super::{
 };
 use crate::e2e::wait::until;
 
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_validator_votes_for_a_fee_and_the_ledger_takes_it_from_the_named_block_on() {
     let (chain, lab) = mesh().await;
@@ -25,9 +29,8 @@ async fn a_validator_votes_for_a_fee_and_the_ledger_takes_it_from_the_named_bloc
         let from = from.to_string();
         ["ledger", "vote", "--home", &home, "--set", set, "--from", &from].map(str::to_owned)
     };
-    let words = |arguments: &[String]| arguments.iter().map(String::as_str).collect::<Vec<_>>();
     // Far enough for what follows until it is sent, and near enough for a test.
-    let from = chain.height(0).await.unwrap() + 100;
+    let from = chain.height(0).await.unwrap() + 300;
     refused(one, &words(&vote("tax=1", from)), 1, "`tax` is no parameter");
     refused(one, &words(&vote("economy.transaction_fee=1", 1)), 1, "propose it for a later one");
     refused(one, &words(&vote("economy.transaction_fee=a", from)), 2, "whole number");
