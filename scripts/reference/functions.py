@@ -33,6 +33,8 @@ KINDS = {
     "Allowance": ("u", [0]),
     "Totals": ("y", []),
     "Validators": ("v", []),
+    "Rules": ("e", []),
+    "Proposals": ("f", []),
 }
 
 

@@ -12,9 +12,9 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Account, Amount, CheckpointLine, Done, Health, Infer, Inference, Job, JobDetail, Logs, Metrics, Node, NodeEvent,
-    Payment, Peer, Register, Rewards, Run, Shard, ShardAdd, ShardGet, Status, Submit, SubmitPrepared, Submitted, Task,
-    Wallet, routes, socket,
+    Account, Amount, CheckpointLine, Done, Health, Infer, Inference, Job, JobDetail, LedgerParameters, Logs, Metrics,
+    Node, NodeEvent, ParameterVotes, Payment, Peer, Register, Rewards, Run, Shard, ShardAdd, ShardGet, Status, Submit,
+    SubmitPrepared, Submitted, Task, Wallet, routes, socket,
 };
 use crate::{
     proof::evidence::Evidence,
@@ -201,6 +201,16 @@ impl Client {
     /// See [`super::Command::Unbond`].
     pub async fn unbond(&self, amount: u64) -> Result<Done, Error> {
         self.post("/v1/wallet/unbond", &Amount { amount }, routes::BLOCK).await
+    }
+
+    /// See [`super::Command::Parameters`].
+    pub async fn parameters(&self) -> Result<LedgerParameters, Error> {
+        self.get_within("/v1/parameters", routes::BLOCK).await
+    }
+
+    /// See [`super::Command::VoteParameters`].
+    pub async fn vote_parameters(&self, votes: &ParameterVotes) -> Result<Done, Error> {
+        self.post("/v1/parameters/votes", votes, routes::BLOCK).await
     }
 
     /// See [`super::Command::Metrics`].
@@ -397,6 +407,7 @@ mod tests {
             (Method::POST, "/v1/shards/get", "{\"cid\": \"../etc\"}", ErrorCode::Invalid),
             (Method::POST, "/v1/register", "{\"unknown\": 1}", ErrorCode::Invalid),
             (Method::POST, "/v1/wallet/send", "{\"to\": \"anna\", \"amount\": 1}", ErrorCode::Invalid),
+            (Method::POST, "/v1/parameters/votes", "{\"votes\": [{\"body\": \"xy\"}]}", ErrorCode::Invalid),
             (Method::POST, "/v1/wallet/bond", "{\"amount\": -1}", ErrorCode::Invalid),
             (Method::POST, "/v1/wallet/unbond", "{\"amount\": 1, \"from\": 2}", ErrorCode::Invalid),
             (Method::GET, "/v1/jobs/xyz", "", ErrorCode::Invalid),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Amount, Payment};
+use super::{Amount, ParameterVotes, Payment};
 use crate::types::{ContentId, JobId, JobSpec, Round, ShardSpec, TaskId};
 
 /// One question or order. The variant's doc names the [`super::Reply`] that answers it.
@@ -89,6 +89,10 @@ pub enum Command {
     Bond(Amount),
     /// Ask for part of the stake back. → `Done`, once it is in a block; the money comes later.
     Unbond(Amount),
+    /// The numbers that the ledger runs by, and what its validators vote on. → `Parameters`.
+    Parameters,
+    /// Send validators' votes for other numbers. → `Done`, once they are in a block.
+    VoteParameters(ParameterVotes),
     /// Counters. → `Metrics`.
     Metrics,
     /// Stop in order: checkpoint, hand back leases, say goodbye, exit. → `Done`, before it stops.

@@ -11,6 +11,7 @@ pub mod client;
 mod command;
 mod error;
 mod event;
+mod parameters;
 mod prometheus;
 mod records;
 mod reply;
@@ -24,6 +25,7 @@ mod wallet;
 pub use command::{Command, Infer, Register, ShardAdd, ShardGet, Submit, SubmitPrepared};
 pub use error::{Error, ErrorCode};
 pub use event::NodeEvent;
+pub use parameters::{LedgerParameters, OpenProposal, ParameterVotes};
 pub use records::{Job, JobDetail, Node, Round, Task};
 pub use reply::{
     Account, BytesMoved, Capacity, CheckpointLine, CutOff, Done, Health, Inference, IpfsStatus, LedgerStatus,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Rewards, Wallet,
+    LedgerParameters, Rewards, Wallet,
     records::{Job, JobDetail, Node, Task},
 };
 use crate::{
@@ -35,6 +35,7 @@ pub enum Reply {
     Account(Account),
     Wallet(Wallet),
     Rewards(Box<Rewards>),
+    Parameters(Box<LedgerParameters>),
     Metrics(Box<Metrics>),
     Done(Done),
 }

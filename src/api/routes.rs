@@ -73,7 +73,13 @@ fn limit_of(command: &Command) -> Duration {
         | Command::Infer(_)
         | Command::ShardAdd(_)
         | Command::ShardGet(_) => LONG,
-        Command::Wallet | Command::Rewards | Command::Send(_) | Command::Bond(_) | Command::Unbond(_) => BLOCK,
+        Command::Wallet
+        | Command::Rewards
+        | Command::Send(_)
+        | Command::Bond(_)
+        | Command::Unbond(_)
+        | Command::Parameters
+        | Command::VoteParameters(_) => BLOCK,
         _ => QUICK,
     }
 }
@@ -93,6 +99,8 @@ pub(super) fn router(context: Context) -> Router {
         .route("/v1/wallet/bond", post(bond))
         .route("/v1/wallet/unbond", post(unbond))
         .route("/v1/rewards", get(async |State(context): Ctx| context.ask(Command::Rewards).await))
+        .route("/v1/parameters", get(async |State(context): Ctx| context.ask(Command::Parameters).await))
+        .route("/v1/parameters/votes", post(vote_parameters))
         .route("/v1/metrics", get(async |State(context): Ctx| context.ask(Command::Metrics).await))
         .route("/v1/checkpoints", get(async |State(context): Ctx| context.ask(Command::CheckpointList).await))
         .route("/v1/tasks", get(tasks))
@@ -203,6 +211,10 @@ async fn unbond(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
     context.ask(Command::Unbond(read(body)?)).await
 }
 
+async fn vote_parameters(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::VoteParameters(read(body)?)).await
+}
+
 async fn shard_add(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
     context.ask(Command::ShardAdd(read(body)?)).await
 }
@@ -280,6 +292,7 @@ impl IntoResponse for Reply {
             Self::Account(account) => Json(account).into_response(),
             Self::Wallet(wallet) => Json(wallet).into_response(),
             Self::Rewards(rewards) => Json(rewards).into_response(),
+            Self::Parameters(parameters) => Json(parameters).into_response(),
             Self::Metrics(metrics) => Json(metrics).into_response(),
             Self::Done(done) => Json(done).into_response(),
         }

@@ -53,6 +53,10 @@ pub enum Key {
     Totals,
     /// Who makes the blocks.
     Validators,
+    /// The numbers in force since validators changed one.
+    Rules,
+    /// What validators vote on.
+    Proposals,
 }
 
 impl Key {
@@ -79,6 +83,8 @@ impl Key {
             Self::Allowance(node) => join(b'u', &[&node.0]),
             Self::Totals => b"y".to_vec(),
             Self::Validators => b"v".to_vec(),
+            Self::Rules => b"e".to_vec(),
+            Self::Proposals => b"f".to_vec(),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! What the ledger remembers, as clients read it. Integers only; maps are ordered.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    CheckpointRef, ContentId, Digest, Generation, JobId, JobSpec, JobStatus, Load, NodeKey, NodeStatus, Receipt,
-    Resources, Round, RoundOutcome, ShardSpec, TaskId, TaskStatus, Time,
+    CheckpointRef, ContentId, Digest, Generation, JobId, JobSpec, JobStatus, Load, NodeKey, NodeStatus,
+    ParameterChange, Receipt, Resources, Round, RoundOutcome, ShardSpec, TaskId, TaskStatus, Time,
 };
 
 /// An account. A node's own account has its key.
@@ -334,6 +337,30 @@ pub struct Offence {
 pub struct Validators {
     /// The voting power of each.
     pub powers: BTreeMap<NodeKey, u64>,
+}
+
+/// The changes of numbers that validators vote on, by their blocks and names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposals {
+    /// At most one that each validator opened.
+    pub open: Vec<Proposal>,
+}
+
+/// A change of numbers that waits for votes, or for its block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Its name: that of the change.
+    pub id: Digest,
+    /// What changes, and from which block on.
+    pub change: ParameterChange,
+    /// The validator whose vote was the first.
+    pub opened_by: NodeKey,
+    /// Block height of that.
+    pub opened_height: u64,
+    /// Who voted for it.
+    pub voters: BTreeSet<NodeKey>,
+    /// Block height at which they had more than two thirds of the power; `None` until then.
+    pub accepted_height: Option<u64>,
 }
 
 /// What a node's past counts for at a moment. It fades from then on by the genesis' half-life.

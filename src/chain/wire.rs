@@ -148,7 +148,7 @@ pub enum Message {
         metadata: BTreeMap<String, String>,
     },
     /// Bonds part of the creator's balance as its node's stake. Answers what it has bonded then (`u64`) as data. This and
-    /// the next four are known only to ledgers whose genesis has an economy.
+    /// the next five are known only to ledgers whose genesis has an economy.
     Bond {
         /// In the smallest unit; at least 1.
         amount: u64,
@@ -175,6 +175,11 @@ pub enum Message {
         /// Signed [`crate::types::VerdictVote`]s on one finding, of validators with more than two thirds of the power.
         votes: Vec<Signed>,
     },
+    /// Validators want other numbers for the ledger. Answers whether the change is accepted now (`bool`) as data.
+    ChangeParameters {
+        /// Signed [`crate::types::ParameterVote`]s for one change, of validators that have not voted for it.
+        votes: Vec<Signed>,
+    },
     /// What an inference node answered since its last report, in one batch.
     ReportInference {
         /// The job whose model it served.
@@ -198,6 +203,7 @@ impl Message {
                 | Self::Send { .. }
                 | Self::ReportOffence { .. }
                 | Self::Verdict { .. }
+                | Self::ChangeParameters { .. }
         )
     }
 }

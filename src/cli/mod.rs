@@ -228,6 +228,9 @@ mod tests {
             "ledger",
             "ledger init --validators 4 --chain-id lab --faucet 5 --block-time 200 --base-port 0",
             "ledger run --home /tmp/chain --only 1 --cometbft /usr/bin/cometbft",
+            "ledger parameters --json",
+            "ledger vote --home /tmp/validator --set base_reward=5 --set economy.min_stake=1 --from 9000 --print",
+            "ledger send-votes anna.json ben.json",
             "ledger abci --listen unix:///tmp/abci.sock --home /tmp/ledger --keep-blocks 100000",
         ] {
             let words = std::iter::once("atlas-node").chain(line.split(' '));

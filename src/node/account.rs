@@ -11,7 +11,7 @@ use crate::{
     api::{self, Error, ErrorCode, Reply},
     chain::{
         Key,
-        ledger::{Genesis, Payout},
+        ledger::{Genesis, Payout, Rules},
         records::{Account, Stake},
         wire::query,
     },
@@ -27,9 +27,10 @@ const MAX_ASKED: usize = 256;
 
 /// Balance, stake and nonce of an account.
 pub(super) async fn wallet(ledgers: &Ledgers, ledger: &str, account: &NodeKey) -> Result<Reply, Error> {
+    let key = Key::Stake(*account);
     let (found, stake) = tokio::try_join!(
         ask::<Account>(ledgers, ledger, query::GET_ACCOUNT, codec::encode(account)),
-        record::<Stake>(ledgers, ledger, &Key::Stake(*account)),
+        record::<Stake>(ledgers, ledger, &key),
     )?;
     let Stake { bonded, unbonding } = stake.unwrap_or_default();
     let unbonding = unbonding.iter().map(|one| api::Unbonding { amount: one.amount, releases_at: one.releases_at });
@@ -46,12 +47,15 @@ pub(super) async fn wallet(ledgers: &Ledgers, ledger: &str, account: &NodeKey) -
 
 /// What a ledger asks of nodes, and what this one has bonded there.
 pub(super) async fn terms(ledgers: &Ledgers, ledger: &str, node: &NodeKey) -> Result<Terms, String> {
-    let (genesis, stake) = tokio::try_join!(
+    let key = Key::Stake(*node);
+    let (genesis, rules, stake) = tokio::try_join!(
         record::<Genesis>(ledgers, ledger, &Key::Genesis),
-        record::<Stake>(ledgers, ledger, &Key::Stake(*node)),
+        record::<Rules>(ledgers, ledger, &Key::Rules),
+        record::<Stake>(ledgers, ledger, &key),
     )
     .map_err(|error| words(&error))?;
-    let economy = genesis.and_then(|genesis| genesis.economy);
+    let changed = rules.map(|rules| rules.economy);
+    let economy = changed.or_else(|| genesis.and_then(|genesis| genesis.economy));
     Ok(Terms {
         economy: economy.is_some(),
         min_stake: economy.map_or(0, |economy| economy.min_stake),
@@ -93,7 +97,11 @@ async fn waiting(
 }
 
 /// The record under a key, if there is one.
-async fn record<T: DeserializeOwned>(ledgers: &Ledgers, ledger: &str, key: &Key) -> Result<Option<T>, Error> {
+pub(super) async fn record<T: DeserializeOwned>(
+    ledgers: &Ledgers,
+    ledger: &str,
+    key: &Key,
+) -> Result<Option<T>, Error> {
     ask(ledgers, ledger, query::GET_RECORD, codec::encode(key)).await
 }
 

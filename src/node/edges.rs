@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{account, coordinator::Input, ledgers::Ledgers};
+use super::{account, coordinator::Input, ledgers::Ledgers, parameters};
 use crate::{
     api::{self, Reply},
     chain::{records::Account, wire::query},
@@ -93,6 +93,11 @@ pub enum Request {
         ledger: LedgerId,
         /// Whose.
         account: NodeKey,
+    },
+    /// Look at the numbers that a ledger runs by.
+    Parameters {
+        /// Which ledger.
+        ledger: LedgerId,
     },
     /// Look what waits of a node's rewards.
     Rewards {
@@ -191,6 +196,7 @@ impl Edges {
             Request::Wallet { ledger, account } => {
                 Answer::Files(account::wallet(&self.ledgers, &ledger, &account).await)
             }
+            Request::Parameters { ledger } => Answer::Files(parameters::parameters(&self.ledgers, &ledger).await),
             Request::Rewards { node, known } => Answer::Files(account::rewards(&self.ledgers, &node, *known).await),
             request => self.answer_blocking(request).await,
         }
@@ -257,6 +263,7 @@ fn work(files: &Files, recovery: &recovery::edge::Context, request: Request) -> 
         | Request::CarryLedger { .. }
         | Request::Query { .. }
         | Request::Wallet { .. }
+        | Request::Parameters { .. }
         | Request::Rewards { .. } => Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, "not blocking work"))),
     }
 }

@@ -11,6 +11,7 @@ mod event_loop;
 mod host;
 mod ledger_host;
 pub mod ledgers;
+mod parameters;
 mod ports;
 mod recorded;
 mod remembered;

@@ -9,6 +9,7 @@ mod checkpoint;
 pub mod computation;
 mod ids;
 mod job;
+mod parameters;
 mod receipt;
 pub mod rendezvous;
 mod resources;
@@ -30,6 +31,7 @@ pub use job::{
     AggregationRule, JobSpec, JobStatus, NodeStatus, OuterStep, OutputKind, Quorum, Settle, ShardSpec, TaskStatus,
     TaskType, UpdateCodec,
 };
+pub use parameters::{ParameterChange, ParameterVote};
 pub use receipt::{Attestation, Metrics, Receipt};
 pub use resources::Resources;
 pub use round::{AppliedSlot, RoundOutcome, RoundVote};

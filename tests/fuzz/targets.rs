@@ -203,6 +203,7 @@ fn answers() -> Target {
         decoder("ledger-query", "updates", plain::<records::Updates>),
         decoder("ledger-query", "stake-record", plain::<records::Stake>),
         decoder("ledger-query", "offence-record", plain::<records::Offence>),
+        decoder("ledger-query", "proposals-record", plain::<records::Proposals>),
         decoder("ledger-query", "query", queries),
         decoder("ledger-state", "record-key", plain::<Key>),
         decoder("ledger-state", "record-proof", proof_of_record),
@@ -224,6 +225,7 @@ fn documents() -> Target {
         decoder("control-api", "ShardAdd", json::<api::ShardAdd>),
         decoder("control-api", "ShardGet", json::<api::ShardGet>),
         decoder("control-api", "Payment", json::<api::Payment>),
+        decoder("control-api", "ParameterVotes", json::<api::ParameterVotes>),
         decoder("control-api", "NodeEvent", json::<api::NodeEvent>),
     ];
     Target { name: "documents", decoders }

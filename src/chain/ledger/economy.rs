@@ -12,9 +12,10 @@ use crate::chain::records::OffenceKind;
 /// Everything there is, in millionths.
 pub(super) const MILLIONTHS: u32 = 1_000_000;
 /// The most unbondings of a node at a time that a genesis may allow: so many are looked through at each slash.
-const MAX_UNBONDINGS: u32 = 1_000;
+pub(super) const MAX_UNBONDINGS: u32 = 1_000;
 
-/// What a ledger with an economy runs by. They stand in the genesis beside its parameters and never change afterwards.
+/// What a ledger with an economy runs by. They stand in the genesis beside its parameters; [`super::Rules`]
+/// says how they change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Economy {

@@ -4,12 +4,12 @@
 use proptest::prelude::*;
 
 use super::{
-    Economy, Ledger,
-    testing::{World, digest, economy, id, person, register_message, spec},
+    Economy, Ledger, Rules,
+    testing::{CHAIN, World, digest, economy, id, person, register_message, spec},
 };
 use crate::{
     chain::wire::{Evidence, Message, VotedOutcome},
-    types::{JobId, JobSpec, Quorum, Receipt, RoundOutcome, RoundVote, Time},
+    types::{JobId, JobSpec, ParameterChange, ParameterVote, Quorum, Receipt, RoundOutcome, RoundVote, Time},
 };
 
 /// What a person does next; numbers are folded into what exists.
@@ -30,6 +30,8 @@ enum Act {
     /// Somebody shows a receipt with a wrong hash.
     Forged(usize),
     Register,
+    /// The validator votes for another value of one number.
+    Vote(usize, u64),
     Wait(u64),
 }
 
@@ -48,6 +50,8 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (job(), 1..5_u8).prop_map(|(job, voter)| Act::TwoRoots(job, voter)),
         2 => job().prop_map(Act::Forged),
         1 => Just(Act::Register),
+        3 => (any::<usize>(), prop_oneof![0..3_u64, 1_000..300_000_u64, any::<u64>()])
+            .prop_map(|(number, value)| Act::Vote(number, value)),
         4 => prop_oneof![0..10_000_u64, 0..400_000_u64].prop_map(Act::Wait),
     ]
 }
@@ -116,6 +120,14 @@ fn message(world: &World, act: &Act) -> Option<Message> {
             report(Evidence::ForgedReceipt { receipt: person(holder).seal(&receipt) })
         }
         Act::Register => Some(register_message()),
+        Act::Vote(number, value) => {
+            let names: Vec<&str> = Rules::of(world.ledger.genesis())?.values().into_keys().collect();
+            let name = names[number % names.len()].to_owned();
+            let from_height = world.ledger.height() + 1 + value % 5;
+            let change = ParameterChange { chain_id: CHAIN.to_owned(), values: [(name, *value)].into(), from_height };
+            let vote = person(250).seal(&ParameterVote { change, validator: id(250) });
+            Some(Message::ChangeParameters { votes: vec![vote] })
+        }
         Act::Work(_) | Act::Wait(_) => None,
     }
 }

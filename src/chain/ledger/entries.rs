@@ -20,6 +20,8 @@
 //! | `u` | node key (32) | [`Allowance`] |
 //! | `y` | – | [`Totals`] |
 //! | `v` | – | [`Validators`] |
+//! | `e` | – | [`Rules`] |
+//! | `f` | – | [`Proposals`] |
 //!
 //! The key of a record is its kind byte and its id; the map hashes both with SHA-256. The value is the record's CBOR.
 
@@ -27,10 +29,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Genesis, Key};
+use super::{Genesis, Key, Rules};
 use crate::{
     chain::records::{
-        Account, Allowance, Job, Model, Node, Offence, RoundRecord, Stake, Standing, Task, Totals, Validators,
+        Account, Allowance, Job, Model, Node, Offence, Proposals, RoundRecord, Stake, Standing, Task, Totals,
+        Validators,
     },
     types::{NodeKey, Round, Time},
 };
@@ -56,6 +59,8 @@ pub(super) enum Entry {
     Allowance(Allowance),
     Totals(Totals),
     Validators(Validators),
+    Rules(Box<Rules>),
+    Proposals(Proposals),
 }
 
 impl Entry {
@@ -81,7 +86,9 @@ impl Entry {
             | (Key::Standing(_), Self::Standing(_))
             | (Key::Allowance(_), Self::Allowance(_))
             | (Key::Totals, Self::Totals(_))
-            | (Key::Validators, Self::Validators(_)) => true,
+            | (Key::Validators, Self::Validators(_))
+            | (Key::Rules, Self::Rules(_))
+            | (Key::Proposals, Self::Proposals(_)) => true,
             _ => false,
         }
     }
@@ -108,6 +115,8 @@ impl Entry {
             Self::Allowance(allowance) => encode(allowance),
             Self::Totals(totals) => encode(totals),
             Self::Validators(validators) => encode(validators),
+            Self::Rules(rules) => encode(rules),
+            Self::Proposals(proposals) => encode(proposals),
         }
     }
 }

@@ -5,9 +5,9 @@
 //! ledgers with equal genesis and equal blocks are equal to the byte, and their app hashes prove it.
 //!
 //! A message is a function in the file of what it is about (`nodes`, `jobs`, `tasks`, `receipts`, `rounds`,
-//! `models`, `stake`, `offences`, `verdicts`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
+//! `models`, `stake`, `offences`, `verdicts`, `governance`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
 //! alone brings about; `money` is what all that moves any stands on; `fees` says what a transaction costs, `reputation`
-//! what a node's past says of it. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
+//! what a node's past says of it, `rules` which numbers validators may change, `tally` counts their votes. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
 //! `snapshot` keeps them.
 //!
 //! What holds after every block:
@@ -25,6 +25,7 @@ mod economy_tests;
 mod entries;
 mod fees;
 mod genesis;
+mod governance;
 mod index;
 mod jobs;
 mod models;
@@ -37,9 +38,11 @@ mod refusal;
 mod removed;
 mod reputation;
 mod rounds;
+mod rules;
 mod snapshot;
 mod stake;
 mod state;
+mod tally;
 mod tasks;
 #[cfg(test)]
 mod testing;
@@ -53,6 +56,7 @@ pub use super::{
 pub use economy::Economy;
 pub use entries::{Clock, Inference, NodeClock, Payout, TaskClock};
 pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters};
+pub use rules::Rules;
 pub use snapshot::MAX_SNAPSHOT;
 pub use transaction::Claim;
 
@@ -147,6 +151,26 @@ pub enum SnapshotError {
         found: u32,
         /// The format that is read here.
         expected: u32,
+    },
+    /// Its state is of a version that this program does not know.
+    #[error(
+        "the snapshot has a state of version {found}, this program knows versions up to {newest}: use a newer program"
+    )]
+    Version {
+        /// The version it has.
+        found: u32,
+        /// The newest that is read here.
+        newest: u32,
+    },
+    /// Its records are not those of the version it states.
+    #[error(
+        "the snapshot states version {stated} of the state, its records are of version {found}: it is damaged; delete it and replay"
+    )]
+    OtherVersion {
+        /// What it says.
+        stated: u32,
+        /// What it holds.
+        found: u32,
     },
     /// Its records don't give the app hash it states.
     #[error("the snapshot states app hash {stated}, its records give {computed}: it is damaged; delete it and replay")]

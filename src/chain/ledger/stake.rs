@@ -16,7 +16,7 @@ use super::{
 use crate::{
     chain::records::{Stake, Unbonding},
     codec,
-    types::NodeKey,
+    types::{NodeKey, Time},
 };
 
 /// The most unbondings that one block releases; further ones wait for the next. So a block's cost is bounded however
@@ -47,7 +47,9 @@ pub(super) fn unbond(state: &mut State, context: &Context, amount: u64) -> Resul
     ensure(amount <= stake.bonded, || {
         Refusal::funds(format!("{amount} are to be unbonded, {} are bonded; unbond less", stake.bonded))
     })?;
-    let releases_at = state.clock().time + Duration::from_millis(economy.unbonding_millis);
+    // Never before what was asked back earlier, even if validators made the time shorter: the line stays a line.
+    let before = stake.unbonding.last().map_or(Time::ZERO, |last| last.releases_at);
+    let releases_at = (state.clock().time + Duration::from_millis(economy.unbonding_millis)).max(before);
     let joins = stake.unbonding.last().is_some_and(|last| last.releases_at == releases_at);
     let most = usize::try_from(economy.max_unbondings).unwrap_or(usize::MAX);
     ensure(joins || stake.unbonding.len() < most, || {
@@ -150,7 +152,7 @@ mod tests {
             records::Totals,
             wire::{Code, Message, query},
         },
-        types::{Quorum, Time},
+        types::Quorum,
     };
 
     const DAY: u64 = 86_400_000;

@@ -7,15 +7,15 @@ use std::{
 };
 
 use super::{
-    Economy, Event, Genesis, Key, Parameters,
+    Economy, Event, Genesis, Key, Parameters, Rules,
     entries::{Clock, Entry, Inference, NodeClock, Payout, TaskClock},
     index::Index,
     refusal::Refusal,
 };
 use crate::{
     chain::records::{
-        Account, Allowance, Job, Model, Node, Offence, OffenceId, RoundRecord, Stake, Standing, Task, Totals,
-        Validators,
+        Account, Allowance, Job, Model, Node, Offence, OffenceId, Proposals, RoundRecord, Stake, Standing, Task,
+        Totals, Validators,
     },
     types::{JobId, NodeKey, Slot, TaskId},
 };
@@ -135,14 +135,44 @@ impl State {
         }
     }
 
+    /// The numbers in force in place of those of the genesis; `None` until validators changed one.
+    pub(super) fn rules(&self) -> Option<&Rules> {
+        match self.entries.get(&Key::Rules) {
+            Some(Entry::Rules(rules)) => Some(rules),
+            _ => None,
+        }
+    }
+
+    /// Puts numbers in force.
+    pub(super) fn put_rules(&mut self, rules: Rules) {
+        self.put(Key::Rules, Entry::Rules(Box::new(rules)));
+    }
+
     /// The numbers the ledger runs by.
     pub(super) fn parameters(&self) -> &Parameters {
-        &self.genesis().parameters
+        self.rules().map_or_else(|| &self.genesis().parameters, |rules| &rules.parameters)
     }
 
     /// The numbers of its economy, if it has one.
     pub(super) fn economy(&self) -> Option<&Economy> {
-        self.genesis().economy.as_ref()
+        self.rules().map_or_else(|| self.genesis().economy.as_ref(), |rules| Some(&rules.economy))
+    }
+
+    /// What validators vote on; `None` for nothing.
+    pub(super) fn proposals(&self) -> Option<&Proposals> {
+        match self.entries.get(&Key::Proposals) {
+            Some(Entry::Proposals(proposals)) => Some(proposals),
+            _ => None,
+        }
+    }
+
+    /// Sets what validators vote on. Nothing is no record.
+    pub(super) fn put_proposals(&mut self, proposals: Proposals) {
+        if proposals.open.is_empty() {
+            self.remove(&Key::Proposals);
+        } else {
+            self.put(Key::Proposals, Entry::Proposals(proposals));
+        }
     }
 
     /// The numbers of its economy; a refusal if it has none.

@@ -417,6 +417,14 @@ pub(super) fn check_promises(ledger: &Ledger) {
             Entry::Offence(offence) => {
                 assert_eq!(offence.slashed, offence.to_reporter + offence.to_creator + offence.burned, "{offence:?}");
             }
+            Entry::Proposals(proposals) => {
+                let open = &proposals.open;
+                assert!(open.is_sorted_by_key(|one| (one.change.from_height, one.id)) && !open.is_empty());
+                assert!(open.iter().all(|one| one.change.from_height > ledger.height() + 1), "one is overdue");
+                let powers = &ledger.state.validators().unwrap().powers;
+                assert!(open.iter().flat_map(|one| &one.voters).all(|voter| powers.contains_key(voter)));
+                assert!(open.len() <= powers.len());
+            }
             Entry::Task(task) => {
                 let open = matches!(
                     task.status,

@@ -1,7 +1,9 @@
 //! One transaction: who sent it, whether it is next, and which rule it goes to.
 
 use super::{TransactionResult, refusal::Refusal, state::State};
-use super::{fees, jobs, models, money, nodes, offences, receipts, refusal::ensure, rounds, stake, tasks, verdicts};
+use super::{
+    fees, governance, jobs, models, money, nodes, offences, receipts, refusal::ensure, rounds, stake, tasks, verdicts,
+};
 use crate::{
     chain::wire::{MAX_TRANSACTION, Message, Transaction},
     codec,
@@ -142,6 +144,7 @@ fn perform(state: &mut State, context: &Context, message: &Message) -> Result<Ve
         Message::Send { to, amount } => money::send(state, context, to, *amount),
         Message::ReportOffence { evidence } => offences::report(state, context, evidence),
         Message::Verdict { votes } => verdicts::find(state, votes),
+        Message::ChangeParameters { votes } => governance::vote(state, votes),
     }
 }
 

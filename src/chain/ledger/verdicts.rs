@@ -4,12 +4,11 @@
 //! punishes as it does for evidence that it can check. Whoever makes the blocks can do no less anyway: more than two
 //! thirds of the power decide what every block holds.
 
-use std::collections::BTreeMap;
-
 use super::{
     offences,
     refusal::{Refusal, check_range, ensure},
     state::State,
+    tally::Tally,
 };
 use crate::{
     chain::records::OffenceKind,
@@ -29,7 +28,7 @@ pub(super) fn find(state: &mut State, votes: &[Signed]) -> Result<Vec<u8>, Refus
     ensure(votes.iter().all(|vote| finding(vote) == finding(&votes[0])), || {
         Refusal::invalid("the votes are on different findings; each verdict has one")
     })?;
-    check_power(&powers, &votes)?;
+    Tally::of(&powers, votes.iter().map(|vote| &vote.validator)).demand()?;
     let id = offences::named(state, OffenceKind::Verdict, node, TaskId { job, slot: 0 }, round)?;
     let slashed = offences::punish(state, &id, None, evidence)?;
     Ok(codec::encode(&slashed))
@@ -43,19 +42,10 @@ fn finding(vote: &VerdictVote) -> Finding {
     (vote.node, vote.job, vote.round, vote.evidence)
 }
 
-/// Refuses votes of validators with two thirds of the power or less. Each counts once; a stranger's counts nothing.
-fn check_power(powers: &BTreeMap<NodeKey, u64>, votes: &[VerdictVote]) -> Result<(), Refusal> {
-    let voters: BTreeMap<NodeKey, u128> =
-        votes.iter().filter_map(|vote| Some((vote.validator, u128::from(*powers.get(&vote.validator)?)))).collect();
-    let given: u128 = voters.values().sum();
-    let all: u128 = powers.values().map(|power| u128::from(*power)).sum();
-    ensure(3 * given > 2 * all, || {
-        Refusal::unauthorized(format!("the votes have a power of {given} of {all}; more than two thirds are needed"))
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::{
         Key, Ledger,
         testing::{FAUCET, World, digest, economy, genesis, id, person, register_message, spec, with_economy},

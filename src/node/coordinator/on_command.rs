@@ -48,6 +48,8 @@ impl Coordinator {
             Command::Send(payment) => self.on_payment(id, payment),
             Command::Bond(api::Amount { amount }) => self.on_bond(id, amount),
             Command::Unbond(api::Amount { amount }) => self.on_unbond(id, amount),
+            Command::Parameters => self.on_parameters_asked(id),
+            Command::VoteParameters(api::ParameterVotes { votes }) => self.on_votes(id, votes),
             Command::Metrics => self.reply(id, Reply::Metrics(Box::new(self.metrics_reply()))),
             Command::Shutdown => {
                 self.reply(id, Reply::Done(Done { message: "stopping".into() }));

@@ -1,4 +1,4 @@
-//! What a person orders of this node's money, and asks about it.
+//! What a person orders of this node's money and of the ledger's numbers, and asks about them.
 //!
 //! The ledger alone decides what can be done: here an order becomes a transaction. An order is refused while the ledger is
 //! away, so that none is carried out long after the person has given up on it.
@@ -9,7 +9,7 @@ use crate::{
     chain::{records::RoundRecord, wire::Message},
     identity,
     node::edges,
-    types::{NodeKey, Slot},
+    types::{NodeKey, Signed, Slot},
 };
 
 impl Coordinator {
@@ -32,22 +32,37 @@ impl Coordinator {
     pub(super) fn on_payment(&mut self, id: u64, payment: api::Payment) {
         let api::Payment { to, amount } = payment;
         let message = Message::Send { to: to.0, amount };
-        self.order_money(id, amount, message, format!("sent {amount} to {to}"));
+        self.order_amount(id, amount, message, format!("sent {amount} to {to}"));
     }
 
     pub(super) fn on_bond(&mut self, id: u64, amount: u64) {
-        self.order_money(id, amount, Message::Bond { amount }, format!("bonded {amount}"));
+        self.order_amount(id, amount, Message::Bond { amount }, format!("bonded {amount}"));
     }
 
     pub(super) fn on_unbond(&mut self, id: u64, amount: u64) {
         let done = format!("asked {amount} back; `atlas-node wallet show` says when it is in the balance");
-        self.order_money(id, amount, Message::Unbond { amount }, done);
+        self.order_amount(id, amount, Message::Unbond { amount }, done);
     }
 
-    fn order_money(&mut self, id: u64, amount: u64, message: Message, done: String) {
+    pub(super) fn on_parameters_asked(&mut self, id: u64) {
+        let request = edges::Request::Parameters { ledger: self.config.ledger.clone() };
+        self.edge(request, Pending::Files { command: id });
+    }
+
+    /// Votes are those of validators, and this node only carries them.
+    pub(super) fn on_votes(&mut self, id: u64, votes: Vec<Signed>) {
+        let done = "the votes are counted; `atlas-node ledger parameters` shows how many there are".to_owned();
+        self.order_of_ledger(id, Message::ChangeParameters { votes }, done);
+    }
+
+    fn order_amount(&mut self, id: u64, amount: u64, message: Message, done: String) {
         if amount == 0 {
             return self.reply_error(id, ErrorCode::Invalid, "the amount is 0; it must be at least 1");
         }
+        self.order_of_ledger(id, message, done);
+    }
+
+    fn order_of_ledger(&mut self, id: u64, message: Message, done: String) {
         let ledger = self.config.ledger.clone();
         if self.ledgers.get(&ledger).is_some_and(|state| state.connected) {
             return self.submit(&ledger, message, true, Pending::Command { command: id, done });

@@ -12,5 +12,6 @@ mod main_job;
 mod one;
 mod replay;
 mod throughput;
+mod votes;
 mod wallet;
 mod writer;

@@ -18,7 +18,7 @@ const ECONOMY: &str = "unbonding_millis = 10_000\ntransaction_fee = 1\n";
 const FAUCET: u64 = 1_000_000;
 
 /// A chain of one validator, and two nodes on it that know each other.
-async fn mesh() -> (Chain, Lab) {
+pub(super) async fn mesh() -> (Chain, Lab) {
     let mut lab = Lab::new();
     let economy = lab.path().join("economy.toml");
     fs::write(&economy, ECONOMY).unwrap();
@@ -35,29 +35,29 @@ async fn mesh() -> (Chain, Lab) {
     (chain, lab)
 }
 
-fn run(node: &Node, arguments: &[&str]) -> Output {
+pub(super) fn run(node: &Node, arguments: &[&str]) -> Output {
     node.command(arguments).output().unwrap()
 }
 
 /// What a command with `--json` prints.
-fn json(node: &Node, arguments: &[&str]) -> Value {
+pub(super) fn json(node: &Node, arguments: &[&str]) -> Value {
     let output = run(node, &[&["--json"], arguments].concat());
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// What a command says that is done.
-fn done(node: &Node, arguments: &[&str]) -> String {
+pub(super) fn done(node: &Node, arguments: &[&str]) -> String {
     json(node, arguments)["message"].as_str().unwrap().to_owned()
 }
 
-fn refused(node: &Node, arguments: &[&str], code: i32, words: &str) {
+pub(super) fn refused(node: &Node, arguments: &[&str], code: i32, words: &str) {
     let output = run(node, arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(code) && said.contains(words), "{arguments:?}: {:?}: {said}", output.status);
 }
 
-fn number(value: &Value, field: &str) -> u64 {
+pub(super) fn number(value: &Value, field: &str) -> u64 {
     value[field].as_u64().unwrap_or_else(|| panic!("no number `{field}` in {value}"))
 }
 

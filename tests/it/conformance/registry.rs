@@ -3,7 +3,7 @@
 use atlas_node::{
     api,
     chain::{
-        ledger::{Clock, Inference, Key, NodeClock, Payout, Proof, TaskClock},
+        ledger::{Clock, Inference, Key, NodeClock, Payout, Proof, Rules, TaskClock},
         records, rpc,
         wire::{MAX_TRANSACTION, Transaction},
     },
@@ -11,8 +11,8 @@ use atlas_node::{
     protocol::{Message, State},
     shard,
     types::{
-        Attestation, Beat, CheckpointManifest, JobId, JobSpec, NodeKey, Receipt, RoundOutcome, RoundVote, ShardSpec,
-        SignedObject, TaskId, VerdictVote,
+        Attestation, Beat, CheckpointManifest, JobId, JobSpec, NodeKey, ParameterVote, Receipt, RoundOutcome,
+        RoundVote, ShardSpec, SignedObject, TaskId, VerdictVote,
     },
 };
 
@@ -120,6 +120,7 @@ fn signed_objects() -> Vec<WireType> {
         signed::<CheckpointManifest>("signed-checkpoint", "types/checkpoint.rs", "CheckpointManifest", "checkpoint"),
         signed::<RoundVote>("signed-round-vote", "types/round.rs", "RoundVote", "round-outcome"),
         signed::<VerdictVote>("signed-verdict-vote", "types/verdict.rs", "VerdictVote", "transaction"),
+        signed::<ParameterVote>("signed-parameter-vote", "types/parameters.rs", "ParameterVote", "transaction"),
         signed::<gossip::Announcement>("signed-announcement", gossip, "Announcement", "announcement"),
         signed::<gossip::AssignmentNotice>("signed-assignment-notice", gossip, "AssignmentNotice", "assignment-notice"),
         signed::<gossip::Rollback>("signed-rollback", gossip, "Rollback", "rollback"),
@@ -153,6 +154,7 @@ fn ledger_values() -> Vec<WireType> {
         plain("offence-id", "ledger-query", decode::plain::<records::OffenceId>),
         plain("offence-record", "ledger-query", decode::plain::<records::Offence>),
         plain("validators-record", "ledger-query", decode::plain::<records::Validators>),
+        plain("proposals-record", "ledger-query", decode::plain::<records::Proposals>),
         plain("totals-record", "ledger-query", decode::plain::<records::Totals>),
         plain("node-key", "ledger-query", decode::plain::<NodeKey>),
         plain("job-id", "ledger-query", decode::plain::<JobId>),
@@ -160,6 +162,7 @@ fn ledger_values() -> Vec<WireType> {
         plain("record-key", "ledger-state", decode::plain::<Key>),
         plain("record-proof", "ledger-state", decode::plain::<Proof>),
         plain("genesis-record", "ledger-state", decode::plain::<atlas_node::chain::ledger::Genesis>),
+        plain("rules-record", "ledger-state", decode::plain::<Rules>),
         plain("clock-record", "ledger-state", decode::plain::<Clock>),
         plain("node-clock-record", "ledger-state", decode::plain::<NodeClock>),
         plain("task-clock-record", "ledger-state", decode::plain::<TaskClock>),
@@ -189,6 +192,7 @@ fn control() -> Vec<WireType> {
         plain("ShardAdd", "control-api", decode::control::<api::ShardAdd>),
         plain("ShardGet", "control-api", decode::control::<api::ShardGet>),
         plain("Payment", "control-api", decode::control::<api::Payment>),
+        plain("ParameterVotes", "control-api", decode::control::<api::ParameterVotes>),
         plain("Amount", "control-api", decode::control::<api::Amount>),
         plain("Error", "control-api", decode::control::<api::Error>),
         plain("NodeEvent", "control-api", decode::control::<api::NodeEvent>),

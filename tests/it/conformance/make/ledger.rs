@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use atlas_node::{
     chain::{
-        ledger::{Clock, Economy, Genesis, Inference, Key, NodeClock, Payout, TaskClock},
+        ledger::{Clock, Economy, Genesis, Inference, Key, NodeClock, Payout, Rules, TaskClock},
         records,
         wire::{Evidence, Message, Transaction, VotedOutcome},
     },
     codec,
-    types::{Digest, JobStatus, Receipt, Round, RoundOutcome, RoundVote, TaskStatus, Time, VerdictVote},
+    types::{
+        Digest, JobStatus, ParameterChange, ParameterVote, Receipt, Round, RoundOutcome, RoundVote, TaskStatus, Time,
+        VerdictVote,
+    },
 };
 use serde_json::json;
 
@@ -83,6 +86,12 @@ fn verdict_vote(validator: u8) -> VerdictVote {
     VerdictVote { node, job: sample::job(), round: 3, evidence, validator: sample::key(validator) }
 }
 
+pub(super) fn parameter_vote(validator: u8) -> ParameterVote {
+    let values = [("base_reward".to_owned(), 2_000), ("economy.shares_by_reputation".to_owned(), 1)].into();
+    let change = ParameterChange { chain_id: decode::CHAIN.into(), values, from_height: 1_000 };
+    ParameterVote { change, validator: sample::key(validator) }
+}
+
 /// The messages of a ledger with an economy.
 fn of_an_economy() -> Vec<(&'static str, Transaction)> {
     let second = Receipt { out_state_root: sample::digest("another"), ..sample::receipt() };
@@ -95,8 +104,10 @@ fn of_an_economy() -> Vec<(&'static str, Transaction)> {
     let report = |evidence| transaction(Message::ReportOffence { evidence: Box::new(evidence) });
     let receipt = first.clone();
     let votes = [3, 4].map(|number| sample::keypair(number).seal(&verdict_vote(number))).to_vec();
+    let parameter_votes = [3, 4].map(|number| sample::keypair(number).seal(&parameter_vote(number))).to_vec();
     vec![
         ("Verdict", transaction(Message::Verdict { votes })),
+        ("ChangeParameters", transaction(Message::ChangeParameters { votes: parameter_votes })),
         ("Bond", transaction(Message::Bond { amount: 1_000 })),
         ("Unbond", transaction(Message::Unbond { amount: u64::MAX })),
         ("Send", transaction(Message::Send { to: sample::key(3), amount: 7 })),
@@ -116,6 +127,7 @@ fn transaction_page() -> Page {
         maker.valid(TRANSACTION, name, &envelope(&sample::keypair(1).seal(&sample)));
     }
     maker.signed("signed-verdict-vote", &[("a vote", verdict_vote(3))]);
+    maker.signed("signed-parameter-vote", &[("a vote", parameter_vote(3))]);
     let mut unknown = Cbor::parse(&codec::encode(&transaction(Message::Bond { amount: 1 })));
     let evidence = Cbor::Map(vec![("evidence".into(), Cbor::Map(vec![("Rumour".into(), Cbor::Map(vec![]))]))]);
     unknown.record().unwrap()[2].1 = Cbor::Map(vec![("ReportOffence".into(), evidence)]);
@@ -281,6 +293,18 @@ fn economy_records(maker: &mut Maker) {
     maker.cbor("offence-record", &[("reported", offence_record()), ("found by the validators", verdict)]);
     let powers = [(sample::key(1), 10), (sample::key(2), u64::MAX)].into();
     maker.cbor("validators-record", &[("two validators", records::Validators { powers })]);
+    let proposal = records::Proposal {
+        id: parameter_vote(3).change.id(),
+        change: parameter_vote(3).change,
+        opened_by: sample::key(3),
+        opened_height: 900,
+        voters: [sample::key(3), sample::key(4)].into(),
+        accepted_height: None,
+    };
+    let accepted = records::Proposal { accepted_height: Some(910), ..proposal.clone() };
+    let proposals = [vec![proposal], vec![accepted]].map(|open| records::Proposals { open });
+    let [open, accepted] = proposals;
+    maker.cbor("proposals-record", &[("one that is open", open), ("one that is accepted", accepted)]);
     let totals = records::Totals { bonded: 1_000, unbonding: 200, burned: 42, fees: 7 };
     maker.cbor("totals-record", &[("sums", totals)]);
 }
@@ -350,6 +374,8 @@ fn state_page() -> Page {
         ("Allowance", Key::Allowance(node)),
         ("Totals", Key::Totals),
         ("Validators", Key::Validators),
+        ("Rules", Key::Rules),
+        ("Proposals", Key::Proposals),
     ];
     maker.cbor("record-key", &keys);
     for (_, key) in &keys {
@@ -359,10 +385,12 @@ fn state_page() -> Page {
     let rich = Genesis { economy: Some(Economy::default()), ..ledger.genesis().clone() };
     maker.cbor(
         "genesis-record",
-        &[("a ledger with one account", ledger.genesis().clone()), ("a ledger with an economy", rich)],
+        &[("a ledger with one account", ledger.genesis().clone()), ("a ledger with an economy", rich.clone())],
     );
+    let rules = Rules { since: 1_000, ..Rules::of(&rich).expect("it has an economy") };
     let clock = Clock { height: 22, time: sample::NOW, live: 110_000, supply: 1_000_000 };
     maker.cbor("clock-record", &[("a clock", clock)]);
+    maker.cbor("rules-record", &[("of a ledger whose validators changed them", rules)]);
     let online = NodeClock { registered: 5_000, last_beat: 100_000, online_since: Some(50_000), online_before: 20_000 };
     let offline = NodeClock { online_since: None, ..online };
     maker.cbor("node-clock-record", &[("online", online), ("offline", offline)]);
