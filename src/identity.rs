@@ -19,6 +19,8 @@ const IDENTITY_HASH: u64 = 0;
 /// What precedes the 32 bytes of an Ed25519 key in its protobuf encoding (libp2p peer id specification): type 1, then a
 /// byte string.
 const ENCODED_KEY: [u8; 4] = [0x08, 0x01, 0x12, 0x20];
+/// The longest text of a peer id in bytes; that of an Ed25519 key has 52. Base58 is read in the square of its length.
+const MAX_PEER_TEXT: usize = 128;
 
 /// The key pair of a node. Cloning shares it; it is never printed.
 #[derive(Clone)]
@@ -93,6 +95,12 @@ pub fn node_key(peer: &PeerId) -> Option<NodeKey> {
     let multihash: &multihash::Multihash<64> = peer.as_ref();
     let key = multihash.digest().strip_prefix(&ENCODED_KEY).filter(|_| multihash.code() == IDENTITY_HASH)?;
     NodeKey::from_slice(key)
+}
+
+/// The node key inside the text of a peer id; `None` if it is none, or of a key that is not Ed25519.
+pub fn node_key_of_text(peer: &str) -> Option<NodeKey> {
+    let peer = Some(peer).filter(|peer| peer.len() <= MAX_PEER_TEXT)?;
+    node_key(&peer.parse::<PeerId>().ok()?)
 }
 
 /// The peer that a multiaddr ends in, if it names one.

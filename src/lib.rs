@@ -67,7 +67,7 @@
 //! | [`recovery`] | checkpoints, rollback, retention |
 //! | [`round`], [`tensor`] | updates, aggregation to the byte, who closes a round |
 //! | [`resource`], [`validator`], [`network`] | what the machine has, whether a task may be taken, measured speed and place |
-//! | [`chain`] | the ledger's messages and records, the state machine, the embedded chain, the application of CometBFT, the client |
+//! | [`chain`] | the ledger's messages and records, the state machine, the embedded chain, the application of CometBFT, the client, which believes no endpoint of a chain |
 //! | [`ipfs`] | an external Kubo daemon, asked only to pin |
 //! | [`gossip`] | what nodes tell everybody |
 //! | [`conduct`] | what peers do that no honest one does, and who is cut off for it |

@@ -12,6 +12,8 @@ from schema import Refused
 
 MIB = 1 << 20
 EMPTY_PLACE = b"SPARSE_MERKLE_PLACEHOLDER_HASH__"
+#: ledger-state.md: the number of each kind of offence in a key.
+OFFENCES = {"two_receipts": 0, "two_roots": 1, "forged_receipt": 2, "verdict": 3}
 #: ledger-state.md: the kind of each key, and how many bytes each number in its id has.
 KINDS = {
     "Genesis": ("g", []),
@@ -26,6 +28,14 @@ KINDS = {
     "Payout": ("p", [8, 0, 4]),
     "Model": ("m", [0]),
     "Inference": ("i", [0, 0]),
+    "Stake": ("s", [0]),
+    "Offence": ("o", [0, 1, 0, 4]),
+    "Standing": ("q", [0]),
+    "Allowance": ("u", [0]),
+    "Totals": ("y", []),
+    "Validators": ("v", []),
+    "Rules": ("e", []),
+    "Proposals": ("f", []),
 }
 
 
@@ -258,6 +268,8 @@ def key_of(data):
     item = cbor2.loads(data)
     name, content = next(iter(item.items())) if isinstance(item, dict) else (item, [])
     kind, widths = KINDS[name]
+    if name == "Offence":
+        content = [content["node"], OFFENCES[content["kind"]], content["job"], content["round"]]
     parts = content if isinstance(content, list) else [content]
     spelled = [part.to_bytes(width, "big") if width else part for part, width in zip(parts, widths)]
     return kind.encode() + b"".join(part.encode() if isinstance(part, str) else part for part in spelled)

@@ -14,9 +14,9 @@ import ids
 
 MAX_DEPTH = 32
 #: Maps to which nothing may be added (encoding.md, README.md "Versions").
-CLOSED = {"resources", "outer-step", "parameters"}
+CLOSED = {"resources", "outer-step", "parameters", "economy"}
 #: Entries that a writer leaves out where they have this value.
-LEFT_OUT = {"attempt": 0, "data_key": None}
+LEFT_OUT = {"attempt": 0, "data_key": None, "economy": None}
 #: The most that fits, of integers without `.size`.
 PRELUDE = {"uint": (0, 2**64 - 1), "int": (-(2**63), 2**63 - 1)}
 
@@ -292,18 +292,18 @@ class Schema:
             raise Refused("malformed")
         notation, written = {}, {}
         for occurrence, key, each in entries:
-            read, value = self.item(each, item[key]) if key in item else (self.missing(occurrence, each),) * 2
+            read, value = self.item(each, item[key]) if key in item else (self.missing(occurrence, key, each),) * 2
             if key in LEFT_OUT and value == LEFT_OUT[key]:
                 continue
             notation[key], written[key] = read, value
         return notation, written
 
-    def missing(self, occurrence, form):
+    def missing(self, occurrence, key, form):
         """What an entry that is not there means. (No vector leaves out a parameter of a genesis, whose defaults differ.)"""
+        if occurrence == "?":
+            return LEFT_OUT.get(key, 0)
         if form[0] == "choice" and ["name", "null"] in form[1]:
             return None
-        if occurrence == "?":
-            return 0
         raise Refused("malformed")
 
     def read_table(self, entry, item):

@@ -12,8 +12,9 @@ use reqwest::{Method, RequestBuilder, Response};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Account, CheckpointLine, Done, Health, Infer, Inference, Job, JobDetail, Logs, Metrics, Node, NodeEvent, Peer,
-    Register, Run, Shard, ShardAdd, ShardGet, Status, Submit, SubmitPrepared, Submitted, Task, routes, socket,
+    Account, Amount, CheckpointLine, Done, Health, Infer, Inference, Job, JobDetail, LedgerParameters, Logs, Metrics,
+    Node, NodeEvent, ParameterVotes, Payment, Peer, Register, Rewards, Run, Shard, ShardAdd, ShardGet, Status, Submit,
+    SubmitPrepared, Submitted, Task, Wallet, routes, socket,
 };
 use crate::{
     proof::evidence::Evidence,
@@ -177,6 +178,41 @@ impl Client {
         self.get("/v1/account").await
     }
 
+    /// See [`super::Command::Wallet`].
+    pub async fn wallet(&self) -> Result<Wallet, Error> {
+        self.get_within("/v1/wallet", routes::BLOCK).await
+    }
+
+    /// See [`super::Command::Rewards`].
+    pub async fn rewards(&self) -> Result<Rewards, Error> {
+        self.get_within("/v1/rewards", routes::BLOCK).await
+    }
+
+    /// See [`super::Command::Send`].
+    pub async fn send(&self, payment: &Payment) -> Result<Done, Error> {
+        self.post("/v1/wallet/send", payment, routes::BLOCK).await
+    }
+
+    /// See [`super::Command::Bond`].
+    pub async fn bond(&self, amount: u64) -> Result<Done, Error> {
+        self.post("/v1/wallet/bond", &Amount { amount }, routes::BLOCK).await
+    }
+
+    /// See [`super::Command::Unbond`].
+    pub async fn unbond(&self, amount: u64) -> Result<Done, Error> {
+        self.post("/v1/wallet/unbond", &Amount { amount }, routes::BLOCK).await
+    }
+
+    /// See [`super::Command::Parameters`].
+    pub async fn parameters(&self) -> Result<LedgerParameters, Error> {
+        self.get_within("/v1/parameters", routes::BLOCK).await
+    }
+
+    /// See [`super::Command::VoteParameters`].
+    pub async fn vote_parameters(&self, votes: &ParameterVotes) -> Result<Done, Error> {
+        self.post("/v1/parameters/votes", votes, routes::BLOCK).await
+    }
+
     /// See [`super::Command::Metrics`].
     pub async fn metrics(&self) -> Result<Metrics, Error> {
         self.get("/v1/metrics").await
@@ -195,7 +231,11 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        answer(self.request(Method::GET, path).timeout(routes::QUICK + MARGIN)).await
+        self.get_within(path, routes::QUICK).await
+    }
+
+    async fn get_within<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T, Error> {
+        answer(self.request(Method::GET, path).timeout(limit + MARGIN)).await
     }
 
     async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize, limit: Duration) -> Result<T, Error> {
@@ -366,6 +406,10 @@ mod tests {
             (Method::POST, "/v1/jobs", oversize.as_str(), ErrorCode::Invalid),
             (Method::POST, "/v1/shards/get", "{\"cid\": \"../etc\"}", ErrorCode::Invalid),
             (Method::POST, "/v1/register", "{\"unknown\": 1}", ErrorCode::Invalid),
+            (Method::POST, "/v1/wallet/send", "{\"to\": \"anna\", \"amount\": 1}", ErrorCode::Invalid),
+            (Method::POST, "/v1/parameters/votes", "{\"votes\": [{\"body\": \"xy\"}]}", ErrorCode::Invalid),
+            (Method::POST, "/v1/wallet/bond", "{\"amount\": -1}", ErrorCode::Invalid),
+            (Method::POST, "/v1/wallet/unbond", "{\"amount\": 1, \"from\": 2}", ErrorCode::Invalid),
             (Method::GET, "/v1/jobs/xyz", "", ErrorCode::Invalid),
             (Method::GET, "/v1/tasks?job=xyz", "", ErrorCode::Invalid),
             (Method::POST, "/v1/infer", "{\"input\": 1}", ErrorCode::Invalid),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Amount, ParameterVotes, Payment};
 use crate::types::{ContentId, JobId, JobSpec, Round, ShardSpec, TaskId};
 
 /// One question or order. The variant's doc names the [`super::Reply`] that answers it.
@@ -78,6 +79,20 @@ pub enum Command {
     },
     /// The node's own account on the ledger. → `Account`.
     Account,
+    /// The same with its stake. → `Wallet`.
+    Wallet,
+    /// What the node earned. → `Rewards`.
+    Rewards,
+    /// Give money to another account. → `Done`, once it is in a block.
+    Send(Payment),
+    /// Bond money as the node's stake. → `Done`, once it is in a block.
+    Bond(Amount),
+    /// Ask for part of the stake back. → `Done`, once it is in a block; the money comes later.
+    Unbond(Amount),
+    /// The numbers that the ledger runs by, and what its validators vote on. → `Parameters`.
+    Parameters,
+    /// Send validators' votes for other numbers. → `Done`, once they are in a block.
+    VoteParameters(ParameterVotes),
     /// Counters. → `Metrics`.
     Metrics,
     /// Stop in order: checkpoint, hand back leases, say goodbye, exit. → `Done`, before it stops.

@@ -11,6 +11,7 @@ pub mod client;
 mod command;
 mod error;
 mod event;
+mod parameters;
 mod prometheus;
 mod records;
 mod reply;
@@ -19,16 +20,19 @@ pub mod server;
 pub mod socket;
 mod stream;
 pub mod views;
+mod wallet;
 
 pub use command::{Command, Infer, Register, ShardAdd, ShardGet, Submit, SubmitPrepared};
 pub use error::{Error, ErrorCode};
 pub use event::NodeEvent;
+pub use parameters::{LedgerParameters, OpenProposal, ParameterVotes};
 pub use records::{Job, JobDetail, Node, Round, Task};
 pub use reply::{
     Account, BytesMoved, Capacity, CheckpointLine, CutOff, Done, Health, Inference, IpfsStatus, LedgerStatus,
     LedgerWay, Logs, Metrics, Peer, Protection, Python, Reply, ResourceStatus, Run, Shard, Status, Submitted,
     TaskSummary, Traffic,
 };
+pub use wallet::{Amount, MAX_REWARDED, Payee, PayeeError, Payment, RewardedRound, Rewards, Unbonding, Wallet};
 
 use tokio::sync::oneshot;
 

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::records::{Job, JobDetail, Node, Task};
+use super::{
+    LedgerParameters, Rewards, Wallet,
+    records::{Job, JobDetail, Node, Task},
+};
 use crate::{
     proof::evidence::Evidence,
     types::{ContentId, Digest, Generation, JobId, Resources, Step, TaskId, TaskStatus, Time},
@@ -30,6 +33,9 @@ pub enum Reply {
     Logs(Logs),
     Proof(Box<Evidence>),
     Account(Account),
+    Wallet(Wallet),
+    Rewards(Box<Rewards>),
+    Parameters(Box<LedgerParameters>),
     Metrics(Box<Metrics>),
     Done(Done),
 }
@@ -190,6 +196,9 @@ pub struct LedgerStatus {
     pub outbox: u32,
     /// Why it is not reached.
     pub reason: Option<String>,
+    /// Endpoints that lied or are stale, and what did not match. Others are used before them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub distrusted: BTreeMap<String, String>,
 }
 
 /// The Kubo daemon as this node sees it.

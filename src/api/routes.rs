@@ -27,6 +27,11 @@ const MAX_BODY: usize = 8 * 1024 * 1024;
 pub(super) const QUICK: Duration = Duration::from_secs(10);
 /// Within this time content is imported, fetched and copied to others. A guess: 1 TB at 100 MB/s is 3 hours.
 pub(super) const LONG: Duration = Duration::from_secs(4 * 3600);
+/// Within this time a transaction is in a block, or an answer of a chain is proven by the next one, on a chain whose
+/// blocks are slow and whose mempool is full too. A guess.
+pub(super) const BLOCK: Duration = Duration::from_secs(120);
+/// For whoever waited for a block in vain, and would otherwise pay twice.
+const STILL_ON_ITS_WAY: &str = "the order stays in the node's outbox and may still be carried out; see `atlas-node wallet show` before it is given again";
 /// Lines of a log if the caller names no number.
 const DEFAULT_TAIL: u32 = 200;
 
@@ -41,6 +46,7 @@ pub(super) struct Context {
 impl Context {
     async fn ask(&self, command: Command) -> Result<Reply, Error> {
         let limit = limit_of(&command);
+        let moves_money = matches!(command, Command::Send(_) | Command::Bond(_) | Command::Unbond(_));
         let (answer, answered) = oneshot::channel();
         self.requests.try_send(Request { command, answer }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
@@ -52,7 +58,9 @@ impl Context {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::new(ErrorCode::Internal, "the node dropped the question")),
             Err(_) => {
-                Err(Error::new(ErrorCode::Timeout, format!("the node did not answer within {} s", limit.as_secs())))
+                let late =
+                    Error::new(ErrorCode::Timeout, format!("the node did not answer within {} s", limit.as_secs()));
+                Err(if moves_money { late.with_hint(STILL_ON_ITS_WAY) } else { late })
             }
         }
     }
@@ -65,6 +73,13 @@ fn limit_of(command: &Command) -> Duration {
         | Command::Infer(_)
         | Command::ShardAdd(_)
         | Command::ShardGet(_) => LONG,
+        Command::Wallet
+        | Command::Rewards
+        | Command::Send(_)
+        | Command::Bond(_)
+        | Command::Unbond(_)
+        | Command::Parameters
+        | Command::VoteParameters(_) => BLOCK,
         _ => QUICK,
     }
 }
@@ -79,6 +94,13 @@ pub(super) fn router(context: Context) -> Router {
         .route("/v1/nodes", get(async |State(context): Ctx| context.ask(Command::Nodes).await))
         .route("/v1/runs", get(async |State(context): Ctx| context.ask(Command::Runs).await))
         .route("/v1/account", get(async |State(context): Ctx| context.ask(Command::Account).await))
+        .route("/v1/wallet", get(async |State(context): Ctx| context.ask(Command::Wallet).await))
+        .route("/v1/wallet/send", post(send))
+        .route("/v1/wallet/bond", post(bond))
+        .route("/v1/wallet/unbond", post(unbond))
+        .route("/v1/rewards", get(async |State(context): Ctx| context.ask(Command::Rewards).await))
+        .route("/v1/parameters", get(async |State(context): Ctx| context.ask(Command::Parameters).await))
+        .route("/v1/parameters/votes", post(vote_parameters))
         .route("/v1/metrics", get(async |State(context): Ctx| context.ask(Command::Metrics).await))
         .route("/v1/checkpoints", get(async |State(context): Ctx| context.ask(Command::CheckpointList).await))
         .route("/v1/tasks", get(tasks))
@@ -177,6 +199,22 @@ async fn register(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
     context.ask(Command::Register(read(body)?)).await
 }
 
+async fn send(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::Send(read(body)?)).await
+}
+
+async fn bond(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::Bond(read(body)?)).await
+}
+
+async fn unbond(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::Unbond(read(body)?)).await
+}
+
+async fn vote_parameters(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::VoteParameters(read(body)?)).await
+}
+
 async fn shard_add(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
     context.ask(Command::ShardAdd(read(body)?)).await
 }
@@ -252,6 +290,9 @@ impl IntoResponse for Reply {
             Self::Logs(logs) => Json(logs).into_response(),
             Self::Proof(evidence) => Json(evidence).into_response(),
             Self::Account(account) => Json(account).into_response(),
+            Self::Wallet(wallet) => Json(wallet).into_response(),
+            Self::Rewards(rewards) => Json(rewards).into_response(),
+            Self::Parameters(parameters) => Json(parameters).into_response(),
             Self::Metrics(metrics) => Json(metrics).into_response(),
             Self::Done(done) => Json(done).into_response(),
         }

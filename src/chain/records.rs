@@ -1,12 +1,15 @@
 //! What the ledger remembers, as clients read it. Integers only; maps are ordered.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    CheckpointRef, ContentId, Digest, Generation, JobId, JobSpec, JobStatus, Load, NodeKey, NodeStatus, Receipt,
-    Resources, Round, RoundOutcome, ShardSpec, TaskId, TaskStatus, Time,
+    CheckpointRef, ContentId, Digest, Generation, JobId, JobSpec, JobStatus, Load, NodeKey, NodeStatus,
+    ParameterChange, Receipt, Resources, Round, RoundOutcome, ShardSpec, TaskId, TaskStatus, Time,
 };
 
 /// An account. A node's own account has its key.
@@ -218,4 +221,181 @@ pub struct Changes {
     pub rounds: Vec<RoundRecord>,
     /// Models.
     pub models: Vec<Model>,
+}
+
+/// Every record that was written or removed after a height, of each kind, as the authenticated map has them. Applied in order to the
+/// records of that height they give those of [`Updates::height`], and so its app hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Updates {
+    /// The height this brings the reader to.
+    pub height: u64,
+    /// True if records were left out: ask again with `height`. Until none is, what the reader has is no state that ever was. A page
+    /// is cut between heights; it has at most 2,000 records and 2 MiB, or else those of one height.
+    pub more: bool,
+    /// This ledger does not know any more what was removed after the height that was asked for: the answer begins from
+    /// nothing, and so does the reader.
+    pub whole: bool,
+    /// No key twice.
+    pub records: Vec<Update>,
+}
+
+/// A record that was written or removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Update {
+    /// Its key, as the authenticated map hashes it.
+    #[serde(with = "serde_bytes")]
+    pub key: Vec<u8>,
+    /// Its CBOR; `None` if it was removed.
+    #[serde(with = "serde_bytes")]
+    pub value: Option<Vec<u8>>,
+}
+
+/// What a node has bonded, and what it asked back. Only in the ledgers of a genesis with an economy, as all below.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stake {
+    /// In the smallest unit.
+    pub bonded: u64,
+    /// What waits for its release, the longest waiting first; at most as many as the genesis says.
+    pub unbonding: Vec<Unbonding>,
+}
+
+/// Part of a stake that goes back to its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unbonding {
+    /// In the smallest unit.
+    pub amount: u64,
+    /// Block time from which it is released.
+    pub releases_at: Time,
+}
+
+/// What a node did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum OffenceKind {
+    /// It signed two results for one assignment.
+    TwoReceipts = 0,
+    /// It voted for two roots of one set of updates.
+    TwoRoots = 1,
+    /// It signed a receipt that contradicts what the ledger has committed.
+    ForgedReceipt = 2,
+    /// The validators found it guilty.
+    Verdict = 3,
+}
+
+impl fmt::Display for OffenceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TwoReceipts => "two_receipts",
+            Self::TwoRoots => "two_roots",
+            Self::ForgedReceipt => "forged_receipt",
+            Self::Verdict => "verdict",
+        })
+    }
+}
+
+/// The name of an offence. What has it is punished once, however much evidence comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OffenceId {
+    /// Who did it.
+    pub node: NodeKey,
+    /// What it did.
+    pub kind: OffenceKind,
+    /// In which job.
+    pub job: JobId,
+    /// In which of its rounds.
+    pub round: Round,
+}
+
+/// A punished offence. It is kept for all time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offence {
+    /// Its name.
+    pub id: OffenceId,
+    /// Who reported it; `None` for a verdict.
+    pub reporter: Option<NodeKey>,
+    /// SHA-256 of the evidence: of a report as it was sent, of a verdict what its votes name.
+    pub evidence: Digest,
+    /// What was taken from the stake; the sum of the next three.
+    pub slashed: u64,
+    /// What of it went to the reporter.
+    pub to_reporter: u64,
+    /// What of it went to the job's creator.
+    pub to_creator: u64,
+    /// What of it is nobody's any more.
+    pub burned: u64,
+    /// The round's reward that was taken back.
+    pub withheld: u64,
+    /// Block height of the punishment.
+    pub height: u64,
+    /// Block time of it.
+    pub punished_at: Time,
+}
+
+/// Who makes the blocks, as the chain began with them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validators {
+    /// The voting power of each.
+    pub powers: BTreeMap<NodeKey, u64>,
+}
+
+/// The changes of numbers that validators vote on, by their blocks and names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposals {
+    /// At most one that each validator opened.
+    pub open: Vec<Proposal>,
+}
+
+/// A change of numbers that waits for votes, or for its block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// Its name: that of the change.
+    pub id: Digest,
+    /// What changes, and from which block on.
+    pub change: ParameterChange,
+    /// The validator whose vote was the first.
+    pub opened_by: NodeKey,
+    /// Block height of that.
+    pub opened_height: u64,
+    /// Who voted for it.
+    pub voters: BTreeSet<NodeKey>,
+    /// Block height at which they had more than two thirds of the power; `None` until then.
+    pub accepted_height: Option<u64>,
+}
+
+/// What a node's past counts for at a moment. It fades from then on by the genesis' half-life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Live time in milliseconds at which the others held.
+    pub at: u64,
+    /// Weight of presences that ended, in parts of 2^32.
+    pub presence: u64,
+    /// Settled rounds of tasks, in millionths of one.
+    pub settled: u64,
+    /// Leases lost by lack of progress, in millionths of one.
+    pub lost: u64,
+    /// Millionths of its reputation that offences cost it.
+    pub penalty: u64,
+}
+
+/// Free transactions of a node's work in a minute of live time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allowance {
+    /// The minute: live time in milliseconds, divided by 60,000.
+    pub minute: u64,
+    /// How many it sent in it.
+    pub used: u32,
+}
+
+/// The sums of the economy, in the smallest unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Bonded, of all nodes together.
+    pub bonded: u64,
+    /// Waiting for release.
+    pub unbonding: u64,
+    /// Burned since the start, fees included.
+    pub burned: u64,
+    /// Fees paid since the start.
+    pub fees: u64,
 }

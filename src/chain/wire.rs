@@ -147,6 +147,39 @@ pub enum Message {
         /// At most 16 short entries.
         metadata: BTreeMap<String, String>,
     },
+    /// Bonds part of the creator's balance as its node's stake. Answers what it has bonded then (`u64`) as data. This and
+    /// the next five are known only to ledgers whose genesis has an economy.
+    Bond {
+        /// In the smallest unit; at least 1.
+        amount: u64,
+    },
+    /// Asks for part of the stake back, which is released after a while. Answers the block time of that as data.
+    Unbond {
+        /// In the smallest unit; at least 1.
+        amount: u64,
+    },
+    /// Gives part of the creator's balance to another account, which need not exist yet.
+    Send {
+        /// The account.
+        to: NodeKey,
+        /// In the smallest unit; at least 1.
+        amount: u64,
+    },
+    /// Shows what a node signed and no honest one does. Answers what was slashed (`u64`) as data.
+    ReportOffence {
+        /// Its own signatures.
+        evidence: Box<Evidence>,
+    },
+    /// The validators found a node guilty. Answers what was slashed (`u64`) as data.
+    Verdict {
+        /// Signed [`crate::types::VerdictVote`]s on one finding, of validators with more than two thirds of the power.
+        votes: Vec<Signed>,
+    },
+    /// Validators want other numbers for the ledger. Answers whether the change is accepted now (`bool`) as data.
+    ChangeParameters {
+        /// Signed [`crate::types::ParameterVote`]s for one change, of validators that have not voted for it.
+        votes: Vec<Signed>,
+    },
     /// What an inference node answered since its last report, in one batch.
     ReportInference {
         /// The job whose model it served.
@@ -158,6 +191,54 @@ pub enum Message {
         /// The job's round whose model it served.
         round: Round,
     },
+}
+
+impl Message {
+    /// Whether only a ledger with an economy knows it.
+    pub fn needs_economy(&self) -> bool {
+        matches!(
+            self,
+            Self::Bond { .. }
+                | Self::Unbond { .. }
+                | Self::Send { .. }
+                | Self::ReportOffence { .. }
+                | Self::Verdict { .. }
+                | Self::ChangeParameters { .. }
+        )
+    }
+}
+
+/// What shows an offence to whoever has the ledger's state and nothing else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Evidence {
+    /// Two signed [`crate::types::Receipt`]s of one assignment with different results.
+    TwoReceipts {
+        /// One.
+        first: Signed,
+        /// The other.
+        second: Signed,
+    },
+    /// Two votes of one node for different roots of one set of updates.
+    TwoRoots {
+        /// One.
+        first: VotedOutcome,
+        /// The other.
+        second: VotedOutcome,
+    },
+    /// A signed [`crate::types::Receipt`] of the present lease and round that contradicts committed state.
+    ForgedReceipt {
+        /// The receipt.
+        receipt: Signed,
+    },
+}
+
+/// An outcome with one vote for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VotedOutcome {
+    /// The outcome.
+    pub outcome: RoundOutcome,
+    /// A signed [`crate::types::RoundVote`] for it.
+    pub vote: Signed,
 }
 
 /// Result codes of a transaction. 0 is success; the text beside the code says more.
@@ -208,9 +289,26 @@ pub mod query {
     pub const LIST_MODELS: &str = "/atlas.model.Query/ListModels";
     /// data: [`crate::types::NodeKey`]; answer: `records::Account`.
     pub const GET_ACCOUNT: &str = "/atlas.ledger.Query/GetAccount";
+    /// data: [`crate::types::NodeKey`]; answer: `records::Stake`; of one without: 0 and nothing.
+    pub const GET_STAKE: &str = "/atlas.ledger.Query/GetStake";
+    /// data: [`crate::types::NodeKey`]; answer: `records::Standing`, as it is at the last block.
+    pub const GET_STANDING: &str = "/atlas.ledger.Query/GetStanding";
+    /// data: `records::OffenceId`; answer: `Option<records::Offence>`.
+    pub const GET_OFFENCE: &str = "/atlas.ledger.Query/GetOffence";
+    /// data: empty, or the last offence's id seen; answer: `Vec<records::Offence>`, at most 1,000, by id.
+    pub const LIST_OFFENCES: &str = "/atlas.ledger.Query/ListOffences";
+    /// data: [`crate::chain::Key`]; answer: the record under it, whatever its kind, or null.
+    pub const GET_RECORD: &str = "/atlas.ledger.Query/GetRecord";
+    /// data: ignored; answer: `records::Validators`.
+    pub const GET_VALIDATORS: &str = "/atlas.ledger.Query/GetValidators";
+    /// data: ignored; answer: `records::Totals`.
+    pub const GET_TOTALS: &str = "/atlas.ledger.Query/GetTotals";
     /// data: u64, a height; answer: [`super::super::records::Changes`], everything changed after that height.
     /// This is what a node's view of the ledger is kept current with.
     pub const CHANGES: &str = "/atlas.ledger.Query/Changes";
-    /// data: `ledger::Key`; answer: `ledger::Proof`, which holds against the app hash of the last block.
+    /// data: empty, or u64, a height; answer: [`super::super::records::Updates`], every record written or removed after that
+    /// height, whatever its kind. Who applies them to the records that it has comes to the app hash, or was lied to.
+    pub const UPDATES: &str = "/atlas.ledger.Query/Updates";
+    /// data: [`crate::chain::Key`]; answer: `ledger::Proof`, which holds against the app hash of the last block.
     pub const PROVE: &str = "/atlas.ledger.Query/Prove";
 }

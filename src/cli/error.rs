@@ -5,7 +5,7 @@ use std::{io, path::PathBuf};
 use super::output::printable;
 use crate::{
     api::client,
-    chain::abci::{self, local::LocalError, supervise::SuperviseError},
+    chain::abci::{self, local::LocalError, supervise::SuperviseError, voter::VoterError},
     config, node, submit,
 };
 
@@ -30,6 +30,9 @@ pub enum Error {
     /// The files of a chain are not there, or can't be made.
     #[error(transparent)]
     Chain(#[from] LocalError),
+    /// The directory is none of a validator who could vote.
+    #[error(transparent)]
+    Voter(#[from] VoterError),
     /// A validator does not run.
     #[error(transparent)]
     Validator(#[from] SuperviseError),
@@ -70,7 +73,7 @@ impl Error {
             Self::Client(client::Error::NotRunning { .. }) => 3,
             Self::Client(_) | Self::Node(_) | Self::Failed(_) | Self::Output(_) | Self::Runtime(_) => 1,
             Self::Ledger(_) | Self::Validator(_) => 1,
-            Self::Config(_) | Self::Job(_) | Self::File { .. } | Self::Input(_) | Self::Chain(_) => 2,
+            Self::Config(_) | Self::Job(_) | Self::File { .. } | Self::Input(_) | Self::Chain(_) | Self::Voter(_) => 2,
             Self::JobFailed(_) => 4,
             Self::Interrupted => 130,
         }

@@ -17,6 +17,7 @@ mod output;
 mod peers;
 mod proof;
 mod register;
+mod rewards;
 mod script;
 mod settings;
 mod shard;
@@ -25,6 +26,7 @@ mod status;
 mod submit;
 mod tasks;
 mod testnet;
+mod wallet;
 
 use std::{
     path::{Path, PathBuf},
@@ -85,6 +87,11 @@ enum Command {
     Tasks(tasks::Tasks),
     /// List the nodes that are registered on the ledger.
     Nodes,
+    /// Show this node's money, give it to others, or bond it as the node's stake.
+    #[command(subcommand)]
+    Wallet(wallet::Wallet),
+    /// Show what this node was paid for its work, and what it will be.
+    Rewards,
     /// List connected peers.
     Peers,
     /// Ask a model.
@@ -164,6 +171,8 @@ async fn dispatch(command: Command, mut context: Context) -> Result<(), Error> {
         Command::Jobs(jobs) => jobs.run(context).await,
         Command::Tasks(tasks) => tasks.run(context).await,
         Command::Nodes => peers::nodes(context).await,
+        Command::Wallet(wallet) => wallet.run(context).await,
+        Command::Rewards => rewards::run(context).await,
         Command::Peers => peers::peers(context).await,
         Command::Infer(infer) => infer.run(context).await,
         Command::Logs(logs) => logs.run(context).await,
@@ -208,12 +217,20 @@ mod tests {
             "infer --model digits:1 --input {}",
             "shard ls",
             "checkpoint ls",
+            "wallet show --json",
+            "wallet send 8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c 5",
+            "wallet bond 500",
+            "wallet unbond 200",
+            "rewards",
             "testnet --nodes 4 --job scripts/jobs/digits.toml --kill worker --json --keep",
             "script check scripts/bundles/digits",
             "completions bash",
             "ledger",
             "ledger init --validators 4 --chain-id lab --faucet 5 --block-time 200 --base-port 0",
             "ledger run --home /tmp/chain --only 1 --cometbft /usr/bin/cometbft",
+            "ledger parameters --json",
+            "ledger vote --home /tmp/validator --set base_reward=5 --set economy.min_stake=1 --from 9000 --print",
+            "ledger send-votes anna.json ben.json",
             "ledger abci --listen unix:///tmp/abci.sock --home /tmp/ledger --keep-blocks 100000",
         ] {
             let words = std::iter::once("atlas-node").chain(line.split(' '));

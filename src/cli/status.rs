@@ -84,7 +84,10 @@ pub(super) fn ledger(ledger: &LedgerStatus) -> String {
         LedgerWay::Unreachable => format!("unreachable: {}", ledger.reason.as_deref().unwrap_or("no endpoint answers")),
     };
     let lag = ledger.lag.map(|lag| format!(", {lag} behind")).unwrap_or_default();
-    format!("{} {way}, height {}{lag}, {} waiting to be sent", ledger.id, ledger.height, ledger.outbox)
+    let distrusted =
+        ledger.distrusted.iter().map(|(endpoint, reason)| format!("\n            not trusted: {endpoint}: {reason}"));
+    let distrusted: String = distrusted.collect();
+    format!("{} {way}, height {}{lag}, {} waiting to be sent{distrusted}", ledger.id, ledger.height, ledger.outbox)
 }
 
 fn ipfs(status: &Status) -> String {

@@ -102,6 +102,12 @@ pub const KEYS: &[Key] = &[
     key("ledger.mode", Kind::Text, "'rpc'", "", "--ledger", "`rpc` to reach a ledger, `embedded` to carry one in this process."),
     key("ledger.chain_id", Kind::Text, "'atlas-chain'", "", "--chain-id", "The chain that is meant; any other is refused."),
     key("ledger.host", Kind::Text, "", "", "--ledger-host", "Peer id of the node that hosts the ledger; asked directly when no `--chain-rpc` answers. The first that answers is remembered."),
+    // Without both, trust begins at the first block seen, and the log says so.
+    key("ledger.trust_height", Kind::Integer, "", "", "", "A block of the chain that you know: what RPC endpoints say is verified from it on. Needs `trust_hash`."),
+    key("ledger.trust_hash", Kind::Text, "", "", "", "The hash of that block, in hexadecimal, from a source that you trust."),
+    // What CometBFT's light client has, and half of the evidence's age in a genesis of `ledger init`.
+    key("ledger.trusting_hours", Kind::Number, "168", "", "", "How long a verified block is trusted without a newer one. At most half of the `evidence.max_age_duration` of the chain's genesis (336 h by `ledger init`)."),
+    key("ledger.stake", Kind::Integer, "0", "", "", "What this node bonds by itself where the ledger gives leases only for stake: at most this, in the ledger's smallest unit. More is bonded with `wallet bond`."),
     key("ledger.faucet_per_account", Kind::Integer, "1000000000000", "", "", "An embedded ledger credits this to each account that registers."),
     key("ledgers.accept", Kind::List, "['*']", "", "", "Chain ids whose jobs this node works for; `*` for all."),
     key("executor.python", Kind::Text, "", "", "--python", "The interpreter; otherwise `python3` or `python` on the path."),

@@ -12,6 +12,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use libp2p::{Multiaddr, PeerId, pnet::PreSharedKey};
 
+use crate::types::Digest;
+
 pub use layers::{Layers, Setting, Source, save_registration};
 pub use resolve::check_address;
 
@@ -68,8 +70,14 @@ pub struct Ledger {
     pub chain_id: String,
     /// The peer that hosts it, if the operator says; otherwise the first that answers is remembered.
     pub host: Option<PeerId>,
+    /// Height and hash of a block that the operator knows; otherwise trust begins at the first block seen.
+    pub trust: Option<(u64, Digest)>,
+    /// How long a verified block is trusted without a newer one.
+    pub trusting_period: Duration,
     /// Chain ids whose jobs this node works for; `*` for all.
     pub accept: Vec<String>,
+    /// What the node bonds by itself at most, where leases need stake; in the smallest unit.
+    pub stake: u64,
     /// What an embedded ledger credits to each account that registers, in the smallest unit.
     pub faucet_per_account: u64,
 }

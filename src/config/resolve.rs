@@ -12,6 +12,7 @@ use libp2p::{Multiaddr, multiaddr::Protocol, pnet::PreSharedKey};
 use toml::Value;
 
 use super::{Caps, Config, Error, Executor, Heartbeat, Layers, Ledger, LedgerMode, Network, Place, Rate, Source};
+use crate::types::Digest;
 
 /// The longest label (it is on the ledger).
 const MAX_LABEL: usize = 64;
@@ -90,9 +91,38 @@ impl Layers {
             rpc,
             chain_id,
             host: self.parsed("ledger.host", "is no peer id, such as 12D3KooW…")?,
+            trust: self.trust()?,
+            trusting_period: self.trusting_period()?,
             accept: self.list("ledgers.accept").map(str::to_owned).collect(),
+            stake: self.integer("ledger.stake"),
             faucet_per_account: self.integer("ledger.faucet_per_account"),
         })
+    }
+
+    /// The block that the operator knows.
+    fn trust(&self) -> Result<Option<(u64, Digest)>, Error> {
+        let hash = self.text("ledger.trust_hash").filter(|text| !text.is_empty());
+        match (self.value("ledger.trust_height").is_some(), hash) {
+            (false, None) => Ok(None),
+            (true, Some(hash)) => {
+                let bytes = hex::decode(hash).ok().and_then(|bytes| Digest::from_slice(&bytes));
+                let hash =
+                    bytes.ok_or_else(|| self.wrong("ledger.trust_hash", "is no hash of 64 hexadecimal digits"))?;
+                match self.integer("ledger.trust_height") {
+                    0 => Err(self.wrong("ledger.trust_height", "is no height of a block: the first has 1")),
+                    height => Ok(Some((height, hash))),
+                }
+            }
+            (true, None) => Err(self.wrong("ledger.trust_height", "needs `ledger.trust_hash` beside it")),
+            (false, Some(_)) => Err(self.wrong("ledger.trust_hash", "needs `ledger.trust_height` beside it")),
+        }
+    }
+
+    /// A year at most: validators are held to account for much less.
+    fn trusting_period(&self) -> Result<Duration, Error> {
+        let hours = self.within("ledger.trusting_hours", 0.1, 8_760.0)?;
+        let hours = hours.ok_or_else(|| self.wrong("ledger.trusting_hours", "takes hours"))?;
+        Ok(Duration::from_secs_f64(hours * 3_600.0))
     }
 
     fn ipfs_api(&self) -> Result<Option<String>, Error> {
@@ -398,9 +428,14 @@ mod tests {
             ("heartbeat.timeout_seconds = 31", "twice"),
             ("ledger.mode = 'cosmos'", "neither"),
             ("ledger.chain_id = ''", "1 to 50"),
+            ("ledger.trust_height = 5", "needs `ledger.trust_hash`"),
+            ("ledger.trust_hash = 'ab'", "needs `ledger.trust_height`"),
+            ("ledger = { trust_height = 5, trust_hash = 'ab' }", "64 hexadecimal digits"),
+            ("ledger.trusting_hours = 0", "not between 0.1"),
             ("ledger.chain_id = '..'", "begins with no `.`"),
             ("ledger.chain_id = 'a/b'", "1 to 50"),
             ("ledger.faucet_per_account = -1", "not negative"),
+            ("ledger.stake = -1", "not negative"),
             ("node.id = ''", "1 to 64"),
             ("node.id = \"a\\u0000\"", "printable"),
             ("node.id = \"\\u001b[2J\"", "printable"),

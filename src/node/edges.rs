@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{coordinator::Input, ledgers::Ledgers};
+use super::{account, coordinator::Input, ledgers::Ledgers, parameters};
 use crate::{
     api::{self, Reply},
     chain::{records::Account, wire::query},
@@ -105,6 +105,32 @@ pub enum Request {
         /// The question.
         data: Vec<u8>,
     },
+    /// Look what a ledger asks of nodes, and what one has bonded there.
+    Terms {
+        /// The ledger.
+        ledger: LedgerId,
+        /// The node.
+        node: NodeKey,
+    },
+    /// Look at an account and its stake.
+    Wallet {
+        /// On which ledger.
+        ledger: LedgerId,
+        /// Whose.
+        account: NodeKey,
+    },
+    /// Look at the numbers that a ledger runs by.
+    Parameters {
+        /// Which ledger.
+        ledger: LedgerId,
+    },
+    /// Look what waits of a node's rewards.
+    Rewards {
+        /// Whose.
+        node: NodeKey,
+        /// On which ledger, and what is known already.
+        known: Box<api::Rewards>,
+    },
 }
 
 /// What came out.
@@ -130,8 +156,21 @@ pub enum Answer {
     Roots(Vec<ContentId>),
     /// Of `Directory`: its root.
     Directory(Result<ContentId, String>),
+    /// Of `Terms`.
+    Terms(Result<Terms, String>),
     /// Of everything that a person asked for.
     Files(Result<Reply, api::Error>),
+}
+
+/// What a ledger asks of nodes, and what one of them has bonded there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// Its genesis has an economy: it knows stake and offences.
+    pub economy: bool,
+    /// Without this stake it gives no lease, in its smallest unit.
+    pub min_stake: u64,
+    /// What the node has bonded.
+    pub bonded: u64,
 }
 
 /// A job whose content is in the store.
@@ -186,6 +225,12 @@ impl Edges {
                 Answer::Carried(self.ledgers.carry(&ledger).await.map_err(|error| error.to_string()))
             }
             Request::Query { ledger, path, data } => Answer::Files(self.query(&ledger, &path, data).await),
+            Request::Terms { ledger, node } => Answer::Terms(account::terms(&self.ledgers, &ledger, &node).await),
+            Request::Wallet { ledger, account } => {
+                Answer::Files(account::wallet(&self.ledgers, &ledger, &account).await)
+            }
+            Request::Parameters { ledger } => Answer::Files(parameters::parameters(&self.ledgers, &ledger).await),
+            Request::Rewards { node, known } => Answer::Files(account::rewards(&self.ledgers, &node, *known).await),
             request => self.answer_blocking(request).await,
         }
     }
@@ -259,9 +304,12 @@ fn work(files: &Files, keys: &DataKeys, recovery: &recovery::edge::Context, requ
             let result = if keep { store.pin(&root, reason) } else { store.unpin(&root, reason) };
             Answer::Pinned(result.map_err(|error| words(&error)))
         }
-        Request::CarryLedger { .. } | Request::Query { .. } => {
-            Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, "not blocking work")))
-        }
+        Request::Terms { .. }
+        | Request::CarryLedger { .. }
+        | Request::Query { .. }
+        | Request::Wallet { .. }
+        | Request::Parameters { .. }
+        | Request::Rewards { .. } => Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, "not blocking work"))),
     }
 }
 

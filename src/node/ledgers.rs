@@ -16,10 +16,11 @@ use tokio::sync::{mpsc, oneshot};
 use super::{coordinator::Input, ledger_host::KnownHost};
 use crate::{
     chain::{
-        client::{self, Client, Endpoint, Event, Handle, Place, Transport, TransportError},
+        client::{self, Client, Endpoint, Event, Handle, Place, Transport, TransportError, Trust},
         embedded::{self, Embedded},
         wire::Message,
     },
+    config,
     identity::{self, Keypair},
     record::Recording,
     types::{LedgerId, NodeKey},
@@ -106,23 +107,29 @@ impl Ledgers {
             }
             return Ok(());
         }
-        let (handle, reports) = self.start_client(ledger, endpoints, None)?;
+        let (handle, reports) = self.start_client(ledger, endpoints, None, None)?;
         open.clients.insert(ledger.to_owned(), handle);
         tokio::spawn(self.clone().relay(ledger.to_owned(), reports, None));
         Ok(())
     }
 
     /// Follows the configured ledger over RPC, and through its host (as the operator says, or as it was the first time)
-    /// when no RPC endpoint answers.
-    pub fn follow_configured(&self, ledger: &str, rpc: &[String], host: Option<PeerId>) -> Result<(), Error> {
+    /// when no RPC endpoint answers. If it has no host it is a chain of validators, and what endpoints say of it is verified.
+    pub fn follow_configured(&self, config: &config::Ledger) -> Result<(), Error> {
+        let ledger = &config.chain_id;
         let known = KnownHost::new(self.directory.join(format!("{ledger}.host")));
-        let pinned = match host {
+        let pinned = match config.host {
             Some(host) => identity::node_key(&host),
             None => known.load().map_err(|source| Error::Host { path: known.path().to_owned(), source })?,
         };
         let through_host = pinned.as_ref().and_then(identity::peer_id).map(|peer| self.through(ledger, peer));
-        let endpoints = rpc.iter().cloned().map(Endpoint::Http).chain(through_host).collect();
-        let (handle, reports) = self.start_client(ledger, endpoints, pinned)?;
+        let endpoints = config.rpc.iter().cloned().map(Endpoint::Http).chain(through_host).collect();
+        let verified = pinned.is_none() || config.trust.is_some();
+        let trust = verified.then(|| Trust {
+            period: config.trusting_period,
+            ..Trust::new(config.trust, self.directory.join(format!("{ledger}.trust")))
+        });
+        let (handle, reports) = self.start_client(ledger, endpoints, pinned, trust)?;
         self.open().clients.insert(ledger.to_owned(), handle);
         let to_learn = pinned.is_none().then_some(known);
         tokio::spawn(self.clone().relay(ledger.to_owned(), reports, to_learn));
@@ -134,6 +141,7 @@ impl Ledgers {
         ledger: &str,
         endpoints: Vec<Endpoint>,
         validator: Option<NodeKey>,
+        trust: Option<Trust>,
     ) -> Result<(Handle, mpsc::Receiver<Event>), client::Error> {
         let config = client::Config {
             ledger: ledger.to_owned(),
@@ -141,6 +149,7 @@ impl Ledgers {
             endpoints,
             outbox_dir: self.directory.join("outbox"),
             poll: client::Poll::default(),
+            trust,
         };
         Client::start(config, &self.keypair)
     }

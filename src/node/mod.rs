@@ -3,6 +3,7 @@
 //! `event_loop` owns the swarm and routes; `coordinator` decides; `edges` and `ledgers` do what takes time. Nothing else
 //! knows all of them.
 
+mod account;
 mod beginning;
 pub mod coordinator;
 pub mod edges;
@@ -10,6 +11,7 @@ mod event_loop;
 mod host;
 mod ledger_host;
 pub mod ledgers;
+mod parameters;
 mod ports;
 mod recorded;
 mod remembered;
@@ -254,7 +256,7 @@ async fn open_ledger(
     let chain_id = &config.ledger.chain_id;
     match config.ledger.mode {
         LedgerMode::Rpc => {
-            ledgers.follow_configured(chain_id, &config.ledger.rpc, config.ledger.host)?;
+            ledgers.follow_configured(&config.ledger)?;
         }
         LedgerMode::Embedded => {
             let address = embedded_address(config)?;
@@ -364,6 +366,7 @@ fn coordinator_config(
         rounds: if lab { round::Config::testnet() } else { round::Config::default() },
         recovery: recovery::Config::default(),
         kubo: config.ipfs_api.is_some(),
+        stake: config.ledger.stake,
         shutdown_grace: config.executor.grace,
     }
 }

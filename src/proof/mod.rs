@@ -12,7 +12,6 @@ pub mod behaviour;
 pub mod edge;
 pub mod evidence;
 pub mod receipt;
-pub mod seed;
 mod state;
 #[cfg(test)]
 mod testing;
@@ -23,4 +22,4 @@ pub use behaviour::Behaviour;
 pub use receipt::{Expected, Refusal, Work, build, check_receipt};
 pub use state::{Config, Event, Input, State};
 
-pub use crate::tensor::root;
+pub use crate::{tensor::root, types::computation as seed};

@@ -5,7 +5,7 @@ use crate::{
     tensor::{Error as FormatError, checkpoint, root, update},
     types::{
         AssignmentId, CheckpointRef, ContentId, Digest, Generation, Metrics, NodeKey, Receipt, Round, Signed,
-        SignedError, TaskId, Time,
+        SignedError, TaskId, Time, computation,
     },
 };
 
@@ -42,18 +42,10 @@ impl Expected {
         AssignmentId::derive(&self.task, self.round, self.generation, &self.lease_tx)
     }
 
-    /// H("atlas/computation/v1" ‖ 0x00 ‖ bundle CID ‖ shard CID ‖ seed ‖ in params root ‖ in optimizer root ‖ out state
-    /// root), each CID in binary after its length as u32 big-endian.
+    /// The hash of what is computed, if it ends with `out_state_root` ([`computation::hash`]).
     pub fn computation_hash(&self, out_state_root: &Digest) -> Digest {
-        let cid = |cid: &ContentId| {
-            let bytes = cid.0.to_bytes();
-            let length = u32::try_from(bytes.len()).expect("a CID has under 100 bytes");
-            [&length.to_be_bytes()[..], &bytes].concat()
-        };
-        let (bundle, shard) = (cid(&self.bundle), cid(&self.shard));
-        let roots = [&self.seed, &self.in_params_root, &self.in_opt_root, out_state_root].map(|root| root.0);
-        let parts: [&[u8]; 6] = [&bundle, &shard, &roots[0], &roots[1], &roots[2], &roots[3]];
-        Digest::of_parts("atlas/computation/v1", &parts)
+        let inputs = (&self.in_params_root, &self.in_opt_root);
+        computation::hash((&self.bundle, &self.shard), &self.seed, inputs, out_state_root)
     }
 
     /// The state root that every trace of this round begins with.

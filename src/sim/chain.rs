@@ -4,14 +4,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{client::Key, ledger_link::Page};
+use super::{client::Key, invariant::supply::Money, ledger_link::Page};
 use crate::{
     chain::{
-        ledger::{BlockResult, Genesis, GenesisError, Ledger},
-        records::Account,
+        ledger::{BlockResult, Clock, Genesis, GenesisError, Ledger, Payout},
+        records::{Account, Job, Offence, Stake, Totals, Update, Updates},
         wire::{Code, query},
     },
     codec,
+    node::edges::Terms,
     types::{Digest, NodeKey, Time},
 };
 
@@ -112,8 +113,61 @@ impl Chain {
         self.ask(query::GET_ACCOUNT, node).unwrap_or_default()
     }
 
+    /// Where its money is, by every record that it has.
+    pub(super) fn money(&self) -> Money {
+        let (mut money, mut after) = (Money::default(), None::<u64>);
+        loop {
+            let data = after.map_or_else(Vec::new, |after| codec::encode(&after));
+            let answer = self.ledger.query(query::UPDATES, &data).expect("the query and its data are right");
+            let page: Updates =
+                codec::decode(&answer, usize::MAX).expect("the ledger's answer is what the query gives");
+            page.records.iter().for_each(|record| add(&mut money, record));
+            if !page.more {
+                return money;
+            }
+            after = Some(page.height);
+        }
+    }
+
+    /// Offences that it punished.
+    pub(super) fn offences(&self) -> Vec<Offence> {
+        let answer = self.ledger.query(query::LIST_OFFENCES, &[]);
+        answer.ok().and_then(|answer| codec::decode(&answer, usize::MAX).ok()).unwrap_or_default()
+    }
+
+    /// What it asks of nodes, and what one has bonded.
+    pub(super) fn terms(&self, node: &NodeKey) -> Terms {
+        let economy = self.ledger.genesis().economy;
+        let stake: Stake = self.ask(query::GET_STAKE, node).unwrap_or_default();
+        Terms {
+            economy: economy.is_some(),
+            min_stake: economy.map_or(0, |economy| economy.min_stake),
+            bonded: stake.bonded,
+        }
+    }
+
     fn ask<T: DeserializeOwned>(&self, path: &str, data: &impl Serialize) -> Option<T> {
         let answer = self.ledger.query(path, &codec::encode(data)).ok()?;
         codec::decode(&answer, usize::MAX).ok()
+    }
+}
+
+/// What a record holds. Its kind is the first byte of its key.
+fn add(money: &mut Money, Update { key, value }: &Update) {
+    fn read<T: DeserializeOwned>(value: &[u8]) -> T {
+        codec::decode(value, usize::MAX).expect("a record of this kind")
+    }
+    let Some(value) = value else { return };
+    match key.first() {
+        Some(b'a') => money.balances += read::<Account>(value).balance,
+        Some(b'j') => money.escrow += read::<Job>(value).escrow,
+        Some(b'p') => money.waiting += read::<Payout>(value).shares.values().sum::<u64>(),
+        Some(b's') => {
+            let Stake { bonded, unbonding } = read(value);
+            money.stakes += bonded + unbonding.iter().map(|one| one.amount).sum::<u64>();
+        }
+        Some(b'c') => money.supply = read::<Clock>(value).supply,
+        Some(b'y') => money.burned = read::<Totals>(value).burned,
+        _ => {}
     }
 }

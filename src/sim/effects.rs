@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    forgery,
     host::Carried,
     node::Effect,
     world::{Delivery, World},
@@ -12,8 +13,15 @@ use crate::node::edges::Request;
 impl World {
     pub(super) fn take_effect(&mut self, index: usize, effect: Effect) {
         match effect {
-            Effect::Send(frame) => self.send(index, frame),
-            Effect::Publish { topic, bytes } => self.publish(index, topic, bytes),
+            Effect::Send(frame) => {
+                let frames = forgery::frames(&self.machines[index], frame);
+                frames.into_iter().for_each(|frame| self.send(index, frame));
+            }
+            Effect::Publish { topic, bytes } => {
+                let beside = forgery::beside(&self.machines[index], &bytes);
+                self.publish(index, topic.clone(), bytes);
+                beside.into_iter().for_each(|bytes| self.publish(index, topic.clone(), bytes));
+            }
             Effect::Forward { id } => self.forward(index, &id),
             Effect::Subscribed { topic } => self.on_subscribed(index, &topic),
             Effect::Dial(address) => self.dial(index, &address),

@@ -150,6 +150,12 @@ pub enum Lie {
     Bytes,
     /// A ledger client that sends everybody's transactions again.
     Replay,
+    /// A worker whose receipts name another model than the round's.
+    Forge,
+    /// A worker that signs a second result beside each true one.
+    TwoReceipts,
+    /// A holder that votes for a second root beside each true one that it proposes.
+    TwoRoots,
 }
 
 /// When a fault happens; once each.

@@ -6,8 +6,9 @@ use super::{
     Plant,
     chain::{GROUP_COMMIT, IDLE_BLOCK},
     client::{Client, Step},
+    edges,
     fault::Lie,
-    invariant::Watch,
+    invariant::{Watch, supply::Money},
     world::{Delivery, Happening, World},
 };
 use crate::{
@@ -18,7 +19,10 @@ use crate::{
         wire::{Message, Transaction},
     },
     codec,
-    node::coordinator::Input,
+    node::{
+        coordinator::Input,
+        edges::{Answer, Request},
+    },
     types::{Digest, Signed, TaskStatus},
 };
 
@@ -134,6 +138,26 @@ impl World {
         for index in 0..self.machines.len() {
             self.tell(index, &mut pages);
         }
+    }
+
+    /// What the edge of a node answers; nothing if there is no node.
+    pub(super) fn edge_answer(&self, index: usize, request: Request) -> Option<Answer> {
+        let machine = &self.machines[index];
+        let node = machine.node.as_ref()?;
+        Some(match request {
+            Request::Terms { node, .. } if self.reaches_ledger(index) => Answer::Terms(Ok(self.chain.terms(&node))),
+            Request::Terms { .. } => Answer::Terms(Err("the ledger can't be reached".to_owned())),
+            request => edges::perform(machine, &node.scripts, request),
+        })
+    }
+
+    /// Where the ledger's money is.
+    pub(super) fn money(&self) -> Money {
+        let mut money = self.chain.money();
+        if self.plant == Some(Plant::StakeLost) {
+            money.stakes /= 2;
+        }
+        money
     }
 
     pub(super) fn on_ledger_second(&mut self) {

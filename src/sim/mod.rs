@@ -16,6 +16,7 @@ pub mod draw;
 mod edges;
 mod effects;
 mod fault;
+mod forgery;
 mod host;
 pub mod invariant;
 mod ledger_link;
@@ -58,6 +59,8 @@ pub enum Plant {
     OtherModel,
     /// The ledger loses money.
     MoneyLost,
+    /// Half of what nodes have bonded is nowhere.
+    StakeLost,
     /// A checkpoint is rolled back on the ledger.
     RolledBack,
 }

@@ -382,6 +382,8 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
         rounds: round::Config::testnet(),
         recovery: recovery::Config::default(),
         kubo: false,
+        // What the ledger asks for, whatever that is.
+        stake: u64::MAX,
         shutdown_grace: Duration::from_secs(10),
     }
 }

@@ -4,7 +4,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{draw::Random, fault::Fault};
-use crate::types::{JobStatus, Quorum};
+use crate::{
+    chain::ledger::Economy,
+    types::{JobStatus, Quorum},
+};
 
 /// Why a scenario can't be run.
 #[derive(Debug, thiserror::Error)]
@@ -204,12 +207,20 @@ pub struct Ledger {
     pub lease_millis: u64,
     /// Blocks until a round's rewards are paid.
     pub audit_window_blocks: u64,
+    /// Stake, offences, reputation that fades, and fees, by the names that they have in a genesis; none of them if absent.
+    pub economy: Option<Economy>,
 }
 
 impl Default for Ledger {
     /// As `testnet` runs it.
     fn default() -> Self {
-        Self { offline_after_millis: 3_500, faucet: 1_000_000_000, lease_millis: 120_000, audit_window_blocks: 20 }
+        Self {
+            offline_after_millis: 3_500,
+            faucet: 1_000_000_000,
+            lease_millis: 120_000,
+            audit_window_blocks: 20,
+            economy: None,
+        }
     }
 }
 
@@ -227,6 +238,10 @@ pub struct Expect {
     pub resumed_at_least: Option<u32>,
     /// Updates that came too late, at most.
     pub skipped_at_most: Option<u64>,
+    /// Offences that the ledger punishes, at least.
+    pub punished_at_least: Option<u32>,
+    /// Nodes that it punishes.
+    pub offenders: Option<u32>,
 }
 
 impl Scenario {

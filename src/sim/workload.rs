@@ -37,6 +37,7 @@ pub(super) fn genesis(scenario: &Scenario, validator: &Machine) -> Genesis {
         accounts: BTreeMap::new(),
         time: BEGIN,
         validator: validator.keypair.node_key(),
+        economy: ledger.economy,
     }
 }
 

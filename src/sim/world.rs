@@ -367,9 +367,8 @@ impl World {
     }
 
     fn on_edge(&mut self, index: usize, id: u64, request: Request) {
+        let Some(mut answer) = self.edge_answer(index, request) else { return };
         let machine = &self.machines[index];
-        let Some(node) = &machine.node else { return };
-        let mut answer = edges::perform(machine, &node.scripts, request);
         if let Some(lie) = machine.lie {
             edges::lie(lie, machine, &mut answer);
         }

@@ -7,9 +7,11 @@ mod beat;
 mod buffer;
 mod cause;
 mod checkpoint;
+pub mod computation;
 mod data_key;
 mod ids;
 mod job;
+mod parameters;
 mod receipt;
 pub mod rendezvous;
 mod resources;
@@ -17,6 +19,7 @@ mod round;
 mod signed;
 mod speed;
 mod time;
+mod verdict;
 mod verified;
 
 pub use beat::{Beat, Load};
@@ -32,6 +35,7 @@ pub use job::{
     AggregationRule, JobSpec, JobStatus, NodeStatus, OuterStep, OutputKind, Quorum, Settle, ShardSpec, TaskStatus,
     TaskType, UpdateCodec,
 };
+pub use parameters::{ParameterChange, ParameterVote};
 pub use receipt::{Attestation, Metrics, Receipt};
 pub use resources::Resources;
 pub use round::{AppliedSlot, RoundOutcome, RoundVote};
@@ -39,4 +43,5 @@ pub(crate) use signed::memo;
 pub use signed::{Signed, SignedError, SignedObject};
 pub use speed::Speed;
 pub use time::Time;
+pub use verdict::VerdictVote;
 pub(crate) use verified::Verified;

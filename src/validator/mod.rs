@@ -71,6 +71,15 @@ pub struct Held<'a> {
     pub task: &'a Task,
 }
 
+/// What a ledger asks a node to have bonded before it takes a lease, in its smallest unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stake {
+    /// What the node has bonded.
+    pub bonded: u64,
+    /// What is asked for; 0 for nothing.
+    pub needed: u64,
+}
+
 /// What is known when the question is asked.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -88,6 +97,8 @@ pub struct View<'a> {
     pub free: Resources,
     /// What this node holds, on every ledger it works for.
     pub held: &'a [Held<'a>],
+    /// The stake, as far as the ledger has said.
+    pub stake: Stake,
     /// Ledger time.
     pub now: Time,
 }
@@ -104,6 +115,10 @@ pub fn validate_assignment(view: &View<'_>, policy: &Policy) -> Result<(), Rejec
     }
     if view.job.paused {
         return Err(Rejection::JobPaused);
+    }
+    let Stake { bonded, needed } = view.stake;
+    if bonded < needed {
+        return Err(Rejection::Stake { bonded, needed });
     }
     check_double_work(view)?;
     check_capacity(&view.free, view.job, shard(view)?)?;

@@ -87,6 +87,16 @@ pub enum Rejection {
         /// The first resource that does not suffice.
         resource: &'static str,
     },
+    /// A lease on the task's ledger needs a stake that this node has not bonded.
+    #[error(
+        "a lease needs a stake of {needed} on the task's ledger, this node has bonded {bonded}; its operator can bond more with `atlas-node wallet bond`"
+    )]
+    Stake {
+        /// What the node has bonded.
+        bonded: u64,
+        /// What the ledger asks for.
+        needed: u64,
+    },
     /// Too little is free here.
     #[error("this node has too little {resource} free for the job's `[resources]`")]
     Capacity {
@@ -105,6 +115,7 @@ impl Rejection {
             | Self::Held { .. }
             | Self::DoubleWork { .. }
             | Self::Registered { .. }
+            | Self::Stake { .. }
             | Self::Capacity { .. }
             | Self::TaskNotFree { status: TaskStatus::Rollback | TaskStatus::Delegated } => true,
             Self::LedgerNotAccepted { .. }

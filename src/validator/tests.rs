@@ -64,6 +64,7 @@ struct Case {
     free: Resources,
     /// What the node holds besides, by ledger.
     held: Vec<(LedgerId, Job, Task)>,
+    stake: Stake,
     now: Time,
     policy: Policy,
 }
@@ -135,6 +136,7 @@ impl Case {
             },
             free: Resources { cpu_millicores: 1_000, memory_bytes: 1_000, storage_bytes: 100, gpu_count: 0 },
             held: Vec::new(),
+            stake: Stake::default(),
             now: NOW,
             policy: Policy::default(),
         }
@@ -156,6 +158,7 @@ impl Case {
             task: &self.task,
             free: self.free,
             held: &held,
+            stake: self.stake,
             now: self.now,
         };
         validate_assignment(&view, &self.policy)
@@ -287,6 +290,18 @@ fn the_same_work_is_not_taken_for_two_paid_jobs() {
     let mut own = holding(|_| ());
     own.held[0].1.id = own.job.id;
     assert_eq!(own.ask(), Ok(()), "two slots of one job are two tasks");
+}
+
+#[test]
+fn a_stake_that_is_too_small_is_named_and_a_task_that_is_held_stays() {
+    let short = Stake { bonded: 4, needed: 5 };
+    let mut case = Case::with(|case| case.stake = short);
+    assert_eq!(case.ask(), Err(Rejection::Stake { bonded: 4, needed: 5 }));
+    assert!(case.ask().unwrap_err().to_string().contains("wallet bond"));
+    case.stake.bonded = 5;
+    assert_eq!(case.ask(), Ok(()));
+    let held = Case { stake: short, ..Case::held(TaskStatus::InProgress, ME) };
+    assert_eq!(held.ask(), Ok(()), "the lease stays with who had the stake when it took it");
 }
 
 #[test]

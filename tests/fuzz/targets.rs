@@ -18,7 +18,7 @@ use atlas_node::{
         self, abci,
         client::{self, Transport, TransportError},
         embedded,
-        ledger::{Genesis, Key, Ledger, Parameters, Proof},
+        ledger::{Economy, Genesis, Key, Ledger, Parameters, Proof},
         records, rpc,
         wire::{Message as LedgerMessage, Transaction, query},
     },
@@ -200,6 +200,10 @@ fn answers() -> Target {
         decoder("ledger-query", "round-record", plain::<records::RoundRecord>),
         decoder("ledger-query", "model-record", plain::<records::Model>),
         decoder("ledger-query", "changes", plain::<records::Changes>),
+        decoder("ledger-query", "updates", plain::<records::Updates>),
+        decoder("ledger-query", "stake-record", plain::<records::Stake>),
+        decoder("ledger-query", "offence-record", plain::<records::Offence>),
+        decoder("ledger-query", "proposals-record", plain::<records::Proposals>),
         decoder("ledger-query", "query", queries),
         decoder("ledger-state", "record-key", plain::<Key>),
         decoder("ledger-state", "record-proof", proof_of_record),
@@ -220,6 +224,8 @@ fn documents() -> Target {
         decoder("control-api", "Register", json::<api::Register>),
         decoder("control-api", "ShardAdd", json::<api::ShardAdd>),
         decoder("control-api", "ShardGet", json::<api::ShardGet>),
+        decoder("control-api", "Payment", json::<api::Payment>),
+        decoder("control-api", "ParameterVotes", json::<api::ParameterVotes>),
         decoder("control-api", "NodeEvent", json::<api::NodeEvent>),
     ];
     Target { name: "documents", decoders }
@@ -295,13 +301,14 @@ fn ledger() -> Ledger {
         accounts: [(rich, 1_000_000)].into(),
         time: Time::from_millis(1_760_000_000_000),
         validator: rich,
+        economy: Some(Economy { transaction_fee: 1, ..Economy::default() }),
     })
     .expect("the genesis is sound")
 }
 
 /// A path by the first byte, then its data.
 fn queries(bytes: &[u8]) {
-    const PATHS: [&str; 11] = [
+    const PATHS: [&str; 19] = [
         query::GET_NODE,
         query::LIST_NODES,
         query::GET_JOB,
@@ -313,6 +320,14 @@ fn queries(bytes: &[u8]) {
         query::GET_ACCOUNT,
         query::CHANGES,
         query::PROVE,
+        query::UPDATES,
+        query::GET_STAKE,
+        query::GET_STANDING,
+        query::GET_OFFENCE,
+        query::LIST_OFFENCES,
+        query::GET_TOTALS,
+        query::GET_VALIDATORS,
+        query::GET_RECORD,
     ];
     static LEDGER: OnceLock<Ledger> = OnceLock::new();
     if let Some((path, data)) = bytes.split_first() {
@@ -514,6 +529,7 @@ fn chain_answer(bytes: &[u8]) {
         endpoints: Vec::new(),
         outbox_dir: "/nonexistent".into(),
         poll: client::Poll::default(),
+        trust: None,
     };
     let failures = runtime.block_on(client::examine(Arc::new(Canned(bytes.to_vec())), &config));
     assert!(!failures.is_empty(), "no answer is one to every question");

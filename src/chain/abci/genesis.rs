@@ -3,7 +3,7 @@
 //! Nothing is guessed and nothing passed over: a genesis that two validators could read in two ways is refused on
 //! both, before the first block.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use tendermint_proto::v0_38::{
     abci::{RequestInitChain, ValidatorUpdate},
@@ -64,8 +64,8 @@ pub(super) fn begin(request: &RequestInitChain) -> Result<Ledger, InitError> {
     let block = request.consensus_params.as_ref().and_then(|params| params.block.as_ref());
     let max_bytes = block.map_or(0, |block| block.max_bytes);
     if usize::try_from(max_bytes).is_ok_and(|bytes| (1..=MAX_BLOCK).contains(&bytes)) {
-        check_validators(&genesis, &request.validators)?;
-        Ok(Ledger::new(genesis)?)
+        let powers = powers(&genesis, &request.validators)?;
+        Ok(Ledger::with_validators(genesis, powers)?)
     } else {
         Err(InitError::BlockBytes(max_bytes))
     }
@@ -76,8 +76,9 @@ fn same(field: &'static str, own: &str, chain: &str) -> Result<(), InitError> {
     if own == chain { Ok(()) } else { Err(differs()) }
 }
 
-fn check_validators(genesis: &Genesis, validators: &[ValidatorUpdate]) -> Result<(), InitError> {
-    let mut keys = BTreeSet::new();
+/// The validators with their powers, each once.
+fn powers(genesis: &Genesis, validators: &[ValidatorUpdate]) -> Result<BTreeMap<NodeKey, u64>, InitError> {
+    let mut powers = BTreeMap::new();
     for validator in validators {
         let sum = validator.pub_key.as_ref().and_then(|key| key.sum.as_ref());
         let key = match sum {
@@ -85,15 +86,14 @@ fn check_validators(genesis: &Genesis, validators: &[ValidatorUpdate]) -> Result
             _ => None,
         };
         let key = key.ok_or_else(|| InitError::Validators("one has no Ed25519 key".to_owned()))?;
-        if !keys.insert(key) {
+        let power = u64::try_from(validator.power).ok().filter(|power| *power > 0);
+        let power = power.ok_or_else(|| InitError::Validators(format!("{key} has the power {}", validator.power)))?;
+        if powers.insert(key, power).is_some() {
             return Err(InitError::Validators(format!("{key} stands twice; remove one")));
         }
-        if validator.power <= 0 {
-            return Err(InitError::Validators(format!("{key} has the power {}", validator.power)));
-        }
     }
-    if keys.contains(&genesis.validator) {
-        Ok(())
+    if powers.contains_key(&genesis.validator) {
+        Ok(powers)
     } else {
         Err(InitError::Validators(format!("{}, which app_state names, is none of them", genesis.validator)))
     }
@@ -113,6 +113,10 @@ mod tests {
     use super::{
         super::testing::{genesis, init_chain, key},
         *,
+    };
+    use crate::{
+        chain::{ledger::Economy, records::Validators, wire::query},
+        codec,
     };
 
     fn refused(change: impl FnOnce(&mut RequestInitChain)) -> String {
@@ -158,6 +162,21 @@ mod tests {
             refused(|request| request.consensus_params.as_mut().unwrap().block.as_mut().unwrap().max_bytes = bytes)
         };
         assert!(block(-1).contains("block.max_bytes") && block(1 << 40).contains("block.max_bytes"));
+    }
+
+    #[test]
+    fn a_chain_with_an_economy_keeps_the_powers_of_its_validators() {
+        let mut request = init_chain();
+        let genesis = Genesis { economy: Some(Economy::default()), ..genesis() };
+        request.app_state_bytes = serde_json::to_vec(&genesis).unwrap().into();
+        request.validators[0].power = 7;
+        let ledger = begin(&request).unwrap();
+        let answer = ledger.query(query::GET_VALIDATORS, &[]).unwrap();
+        let validators: Validators = codec::decode(&answer, 1_000).unwrap();
+        assert_eq!(validators.powers, BTreeMap::from([(genesis.validator, 7)]));
+        let unknown = String::from_utf8(request.app_state_bytes.to_vec()).unwrap().replace("min_stake", "tax");
+        request.app_state_bytes = unknown.into();
+        assert!(begin(&request).unwrap_err().to_string().contains("unknown field `tax`"));
     }
 
     #[test]

@@ -25,7 +25,8 @@ use super::{
 use crate::{
     chain::{
         embedded::{MAX_BLOCK_BYTES, tendermint_time},
-        ledger::{Genesis, GenesisError, Ledger, Parameters},
+        ledger::{Economy, Genesis, GenesisError, Ledger, Parameters},
+        light::EVIDENCE_AGE,
     },
     clock,
     types::{LedgerId, NodeKey},
@@ -100,6 +101,8 @@ pub struct Terms {
     pub offline_after: Duration,
     /// Balances from the start, in the smallest unit.
     pub accounts: BTreeMap<NodeKey, u64>,
+    /// Stake, offences, reputation that fades, and fees; none of them for `None`.
+    pub economy: Option<Economy>,
 }
 
 /// A validator of a chain to be, wherever it runs.
@@ -246,6 +249,7 @@ pub fn genesis(chain_id: &str, members: &[Member], terms: &Terms) -> Result<Stri
         accounts: terms.accounts.clone(),
         time: clock::now(),
         validator,
+        economy: terms.economy,
     };
     Ledger::new(own.clone())?;
     let validators: Vec<Value> = members.iter().map(member_json).collect();
@@ -255,8 +259,11 @@ pub fn genesis(chain_id: &str, members: &[Member], terms: &Terms) -> Result<Stri
         "initial_height": "1",
         "consensus_params": {
             "block": { "max_bytes": MAX_BLOCK_BYTES.to_string(), "max_gas": "-1" },
+            // Evidence is too old when it is so by both: the time is what counts unless blocks take over 12 seconds.
             "evidence": {
-                "max_age_num_blocks": "100000", "max_age_duration": "172800000000000", "max_bytes": "1048576",
+                "max_age_num_blocks": "100000",
+                "max_age_duration": EVIDENCE_AGE.as_nanos().to_string(),
+                "max_bytes": "1048576",
             },
             "validator": { "pub_key_types": ["ed25519"] },
             "version": { "app": "0" },
@@ -393,7 +400,12 @@ mod tests {
         Plan {
             chain_id: "atlas-lab".to_owned(),
             validators,
-            terms: Terms { faucet: 5, offline_after: Duration::from_secs(9), accounts: BTreeMap::new() },
+            terms: Terms {
+                faucet: 5,
+                offline_after: Duration::from_secs(9),
+                accounts: BTreeMap::new(),
+                economy: Some(Economy { transaction_fee: 3, ..Economy::default() }),
+            },
             block_time: Duration::from_millis(200),
             base_port: None,
         }
@@ -410,6 +422,9 @@ mod tests {
         let homes: Vec<Home> =
             chain.validators.iter().map(|validator| Chain::home(directory.path(), validator)).collect();
         let genesis = fs::read_to_string(homes[0].0.join("config/genesis.json")).unwrap();
+        let parsed: Value = serde_json::from_str(&genesis).unwrap();
+        // 14 days in nanoseconds, as CometBFT writes them: a client's trust of 7 days ends well before.
+        assert_eq!(parsed["consensus_params"]["evidence"]["max_age_duration"], "1209600000000000");
         for (home, validator) in homes.iter().zip(&chain.validators) {
             assert!(home.exists());
             assert_eq!(fs::read_to_string(home.0.join("config/genesis.json")).unwrap(), genesis);
@@ -424,6 +439,7 @@ mod tests {
         let genesis: Value = serde_json::from_str(&genesis).unwrap();
         let own: Genesis = serde_json::from_value(genesis["app_state"].clone()).unwrap();
         assert_eq!((own.parameters.faucet_per_account, own.parameters.offline_after_millis), (5, 9_000));
+        assert_eq!(own.economy.map(|economy| economy.transaction_fee), Some(3));
         assert_eq!(genesis["validators"].as_array().unwrap().len(), 4);
     }
 

@@ -33,6 +33,7 @@ pub mod supervise;
 mod sync;
 #[cfg(test)]
 mod testing;
+pub mod voter;
 pub mod wire;
 
 use std::{io, num::NonZeroU64, path::PathBuf};

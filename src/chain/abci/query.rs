@@ -10,7 +10,8 @@ use tendermint_proto::v0_38::{
 
 use crate::{
     chain::{
-        ledger::{Key, Ledger},
+        Key,
+        ledger::Ledger,
         wire::{Code, query},
     },
     codec,
@@ -18,8 +19,6 @@ use crate::{
 
 /// What an operator of a Merkle proof calls a proof of the ledger's map, in `protocols/ledger-state.md`'s form.
 const PROOF_TYPE: &str = "atlas/jmt/v1";
-/// The longest data of a query that has a proof, in bytes: an id.
-const MAX_DATA: usize = 1024;
 
 /// Answers from the last block, whatever is asked; a refusal is a code with words. `ledger` is none before the first.
 pub fn answer(ledger: Option<&Ledger>, request: &RequestQuery) -> ResponseQuery {
@@ -52,23 +51,11 @@ fn value(ledger: &Ledger, height: i64, request: &RequestQuery) -> Result<Answer,
     if !request.prove || request.path == query::PROVE {
         return Ok((value, None));
     }
-    let key = key(&request.path, &request.data)
+    let key = Key::read_by(&request.path, &request.data)
         .ok_or_else(|| format!("`{}` is not one record; ask {} for those that it lists", request.path, query::PROVE))?;
     let data = codec::encode(&ledger.prove(&key));
     let operator = ProofOp { r#type: PROOF_TYPE.to_owned(), key: key.to_bytes(), data };
     Ok((value, Some(ProofOps { ops: vec![operator] })))
-}
-
-/// The record that a query reads, if it reads one.
-fn key(path: &str, data: &[u8]) -> Option<Key> {
-    match path {
-        query::GET_NODE => codec::decode(data, MAX_DATA).ok().map(Key::Node),
-        query::GET_JOB => codec::decode(data, MAX_DATA).ok().map(Key::Job),
-        query::GET_TASK => codec::decode(data, MAX_DATA).ok().map(Key::Task),
-        query::GET_MODEL => codec::decode(data, MAX_DATA).ok().map(Key::Model),
-        query::GET_ACCOUNT => codec::decode(data, MAX_DATA).ok().map(Key::Account),
-        _ => None,
-    }
 }
 
 fn refusal(height: i64, log: String) -> ResponseQuery {

@@ -39,6 +39,7 @@ pub(super) fn genesis() -> Genesis {
         accounts: BTreeMap::from([(key(1).node_key(), 500)]),
         time: Time(1_700_000_000_000),
         validator: key(100).node_key(),
+        economy: None,
     }
 }
 

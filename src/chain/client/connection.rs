@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use tendermint::block::Height;
 use tendermint_rpc::{
-    Client as _, Error as RpcError, HttpClient, SimpleRequest, client::CompatMode, error::ErrorDetail,
-    response::Response as _,
+    Client as _, Error as RpcError, SimpleRequest, client::CompatMode, error::ErrorDetail, response::Response as _,
 };
 
 use super::{
@@ -15,9 +14,11 @@ use super::{
     facts::{Found, Searched, Sent},
     http::Http,
     transaction::{Find, FindResults},
+    verifier::HOLD,
 };
 use crate::{
     chain::{
+        light,
         records::{Account, Changes},
         wire::{Code, EMBEDDED_MONIKER, query},
     },
@@ -58,6 +59,58 @@ pub(super) enum Failure {
     Results { height: u64 },
     #[error("its answer to `{path}` is not what it should be")]
     Answer { path: &'static str, source: codec::Error },
+    #[error(transparent)]
+    Header(#[from] light::Refusal),
+    #[error(transparent)]
+    Records(#[from] light::Untrue),
+    #[error(transparent)]
+    Block(#[from] light::block::Mismatch),
+    #[error("its answer to `{path}` at block {height} is not what the chain's app hash commits to")]
+    Proof { path: String, height: u64 },
+    #[error("it has placed a transaction in block {height}, which does not hold it")]
+    Placed { height: u64 },
+    #[error("it has no block {height}, which is needed for a proof")]
+    Lacks { height: u64 },
+    #[error("it has told of records after block {height}, and for {} s of no next block that would prove them", HOLD.as_secs())]
+    Withheld { height: u64 },
+    #[error("its validators of block {height} are no set of validators")]
+    Validators { height: u64 },
+    #[error("the header of block {height} has no app hash of this ledger")]
+    OtherApplication { height: u64 },
+    #[error("it says that one machine hosts the ledger `{ledger}`, which is known to be a chain of validators")]
+    Hosted { ledger: LedgerId },
+    #[error("it is stale: {other} has a proven block that is {seconds} s newer than its newest")]
+    Stale { other: String, seconds: u64 },
+    #[error(
+        "its block {height} is signed by the validators as {other}'s other block of that height is: the chain has forked"
+    )]
+    Fork { height: u64, other: String },
+    #[error("its block {height} has the hash {hash}, and is not signed; {other} has the chain's")]
+    Contradicts { height: u64, hash: String, other: String },
+    #[error("it was caught by a query: {reason}")]
+    Caught { reason: String },
+}
+
+impl Failure {
+    /// Whether an honest endpoint that is up to date never gives cause for it: it is named, and the others are used first.
+    pub(super) fn is_fault(&self) -> bool {
+        match self {
+            Self::Header(refusal) => refusal.is_lie(),
+            Self::Records(refusal) => refusal.is_lie(),
+            Self::Block(_)
+            | Self::Answer { .. }
+            | Self::Proof { .. }
+            | Self::Placed { .. }
+            | Self::Validators { .. }
+            | Self::Hosted { .. }
+            | Self::Stale { .. }
+            | Self::Fork { .. }
+            | Self::Contradicts { .. }
+            | Self::Caught { .. }
+            | Self::Behind { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// One line, without the trace that the library adds.
@@ -82,7 +135,6 @@ fn cut(text: &str) -> String {
 #[derive(Clone)]
 pub(super) enum Rpc {
     Http(Http),
-    Https(HttpClient),
     Peer(Arc<dyn Transport>),
 }
 
@@ -98,7 +150,6 @@ impl tendermint_rpc::Client for Rpc {
 impl Rpc {
     async fn perform_unguarded<R: SimpleRequest>(&self, request: R) -> Result<R::Output, RpcError> {
         let answer = match self {
-            Self::Https(client) => return client.perform(request).await,
             Self::Http(client) => client.call(request.into_json()).await?,
             Self::Peer(transport) => {
                 let answer = transport.call(request.into_json().into_bytes()).await;
@@ -113,7 +164,6 @@ impl fmt::Debug for Rpc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Http(_) => "Rpc::Http",
-            Self::Https(_) => "Rpc::Https",
             Self::Peer(_) => "Rpc::Peer",
         })
     }
@@ -128,7 +178,7 @@ pub(super) struct Opened {
 
 /// Opens `endpoint` if it carries the ledger that `config` names, and is not behind `seen`.
 pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> Result<Opened, Failure> {
-    let mut rpc = open(endpoint)?;
+    let rpc = open(endpoint)?;
     let status = timed(rpc.status()).await?;
     let found = status.node_info.network.to_string();
     if found != config.ledger {
@@ -147,28 +197,19 @@ pub(super) async fn connect(endpoint: &Endpoint, config: &Config, seen: u64) -> 
     if height < seen {
         return Err(Failure::Behind { found: height, seen });
     }
-    let mode = CompatMode::from_version(status.node_info.version).map_err(Failure::Version)?;
-    // Of what is asked here, nothing depends on it but how events are read, which nobody does.
-    if let Rpc::Https(client) = &mut rpc {
-        client.set_compat_mode(mode);
-    }
+    // Of what is asked here, nothing depends on which it is.
+    CompatMode::from_version(status.node_info.version).map_err(Failure::Version)?;
     Ok(Opened { rpc, host: host.filter(|_| single) })
 }
 
 fn open(endpoint: &Endpoint) -> Result<Rpc, Failure> {
     Ok(match endpoint {
-        Endpoint::Http(url) => match Http::new(url) {
-            Some(plain) => Rpc::Http(plain.map_err(Failure::Address)?),
-            None => {
-                let url = url.parse().map_err(Failure::Address)?;
-                Rpc::Https(HttpClient::builder(url).timeout(REQUEST_TIMEOUT).build().map_err(Failure::Address)?)
-            }
-        },
+        Endpoint::Http(url) => Rpc::Http(Http::new(url).map_err(Failure::Address)?),
         Endpoint::Peer(transport) => Rpc::Peer(transport.clone()),
     })
 }
 
-async fn timed<T>(call: impl Future<Output = Result<T, RpcError>>) -> Result<T, Failure> {
+pub(super) async fn timed<T>(call: impl Future<Output = Result<T, RpcError>>) -> Result<T, Failure> {
     match tokio::time::timeout(REQUEST_TIMEOUT, call).await {
         Ok(answer) => answer.map_err(Failure::Rpc),
         Err(_) => Err(Failure::Timeout),
@@ -176,7 +217,7 @@ async fn timed<T>(call: impl Future<Output = Result<T, RpcError>>) -> Result<T, 
 }
 
 /// What the ledger itself said, if `failure` is its answer and not the way there.
-fn said(failure: &Failure) -> Option<String> {
+pub(super) fn said(failure: &Failure) -> Option<String> {
     match failure {
         Failure::Rpc(error) => match error.detail() {
             ErrorDetail::Response(response) => Some(response.source.to_string()),
@@ -193,7 +234,11 @@ impl Rpc {
         Ok((answer.code.value(), answer.log, answer.value))
     }
 
-    async fn ask_for<T: serde::de::DeserializeOwned>(&self, path: &'static str, data: Vec<u8>) -> Result<T, Failure> {
+    pub(super) async fn ask_for<T: serde::de::DeserializeOwned>(
+        &self,
+        path: &'static str,
+        data: Vec<u8>,
+    ) -> Result<T, Failure> {
         match self.ask(path, data).await? {
             (0, _, value) => codec::decode(&value, MAX_ANSWER).map_err(|source| Failure::Answer { path, source }),
             (_, log, _) => Err(Failure::Query { path, log }),
@@ -240,10 +285,7 @@ impl Rpc {
         let known = timed(self.status()).await?.sync_info;
         let (first, last) = (known.earliest_block_height.value(), known.latest_block_height.value());
         if first > after.saturating_add(1) {
-            let reason = format!(
-                "its nonce is used, and the blocks after {after}, which tell whether by itself, are gone there ({first} is the first); look at the ledger before you submit it again"
-            );
-            return Ok(Searched::Unknown { reason });
+            return Ok(Searched::Unknown { reason: gone(after, first) });
         }
         for height in after.saturating_add(1)..=last.min(after.saturating_add(MAX_SEARCH)) {
             let at = block_height(height);
@@ -258,7 +300,14 @@ impl Rpc {
     }
 }
 
-fn block_height(height: u64) -> Height {
+/// The blocks that could hold a transaction are not there.
+pub(super) fn gone(after: u64, first: u64) -> String {
+    format!(
+        "its nonce is used, and the blocks after {after}, which tell whether by itself, are gone there ({first} is the first); look at the ledger before you submit it again"
+    )
+}
+
+pub(super) fn block_height(height: u64) -> Height {
     Height::try_from(height).unwrap_or_default()
 }
 
@@ -273,6 +322,10 @@ pub async fn examine(ledger: Arc<dyn Transport>, config: &Config) -> Vec<String>
         rpc.send(Vec::new()).await.err(),
         rpc.find(&Digest([0; 32])).await.err(),
         rpc.search(&Digest([0; 32]), 0).await.err(),
+        rpc.updates(None).await.err(),
+        rpc.light_block(1, None).await.err(),
+        rpc.block_with_results(1).await.err(),
+        rpc.ask_proven(query::GET_ACCOUNT, Vec::new()).await.err(),
     ];
     failures.into_iter().flatten().map(|failure| failure.to_string()).collect()
 }

@@ -1,6 +1,12 @@
 //! The task between outbox, journal and ledger. It asks and writes; what to do, the outbox says.
 
+mod elsewhere;
+mod kept;
+mod served;
+mod verified;
+
 use std::{
+    collections::BTreeMap,
     io,
     ops::ControlFlow,
     sync::{Arc, Mutex},
@@ -8,24 +14,28 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch as channel},
+    sync::{mpsc, oneshot, watch as channel},
     task::JoinHandle,
 };
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Endpoint, Event, Place,
+    Config, Endpoint, Event, Place, Way,
     backoff::Backoff,
     connection::{self, Failure, Opened, Rpc},
     journal::Journal,
-    outbox::{Outbox, Outcome, Record, Refused, Sent, Step},
-    watch::{self, Seen},
+    outbox::{Outbox, Outcome, Refused, Sent, Step},
+    verifier::Verifier,
+    witness::Witness,
 };
 use crate::{
     chain::wire::Message,
     clock,
-    types::{NodeKey, Time},
+    types::{Digest, NodeKey, Time},
 };
+use elsewhere::{Elsewhere, Heard};
+use served::Connection;
+use verified::{Asked, Suspicion};
 
 /// Ways to one ledger; the oldest that was added goes when there are more.
 const MAX_ENDPOINTS: usize = 32;
@@ -37,8 +47,29 @@ const IDLE: Duration = Duration::from_secs(1);
 /// What a handle says.
 #[derive(Debug)]
 pub(super) enum Command {
-    Submit { id: u64, message: Box<Message>, durable: bool },
+    Submit {
+        id: u64,
+        message: Box<Message>,
+        durable: bool,
+    },
     AddEndpoint(Endpoint, Place),
+    /// A query has an answer whose proof holds against the app hash after this block.
+    AppHash {
+        height: u64,
+        answer: oneshot::Sender<Digest>,
+    },
+    /// A query has an answer that is a lie.
+    Caught {
+        endpoint: String,
+        reason: String,
+    },
+}
+
+/// The driver's ends of the queues between it and the handles.
+pub(super) struct Ends {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) way: channel::Sender<Result<Way, String>>,
 }
 
 /// The client was stopped, or nobody listens any more.
@@ -70,22 +101,23 @@ pub(super) struct Driver {
     writing: Option<JoinHandle<io::Result<()>>>,
     commands: mpsc::Receiver<Command>,
     events: mpsc::Sender<Event>,
-    way: channel::Sender<Result<Rpc, String>>,
+    way: channel::Sender<Result<Way, String>>,
+    /// For a chain whose endpoints are not believed.
+    verifier: Option<Verifier>,
+    /// The endpoint in use speaks for the one machine that hosts the ledger, and is believed.
+    believes_host: bool,
+    witness: Witness,
+    elsewhere: Elsewhere,
+    suspicion: Option<Suspicion>,
+    /// Endpoints with a fault: until when, and which.
+    distrusted: BTreeMap<String, (Time, String)>,
+    asked: Vec<Asked>,
+    caught: Option<(String, String)>,
     /// The node has heard of everything up to here.
     height: u64,
     /// It has heard at all: also of an empty ledger, once.
     told: bool,
     backoff: Backoff,
-}
-
-/// A connection in use.
-struct Connection {
-    rpc: Rpc,
-    seen: channel::Receiver<Seen>,
-    _watcher: Option<AbortOnDropHandle<()>>,
-    /// The wait before the next poll, where nobody tells of blocks.
-    pause: Duration,
-    poll_at: Time,
 }
 
 impl Driver {
@@ -94,11 +126,11 @@ impl Driver {
         account: NodeKey,
         outbox: Outbox,
         journal: Journal,
-        commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Event>,
-        way: channel::Sender<Result<Rpc, String>>,
+        Ends { commands, events, way }: Ends,
+        verifier: Option<Verifier>,
     ) -> Self {
         let journal = Arc::new(Mutex::new(journal));
+        let witness = Witness::new(config.trust.as_ref().map_or(Duration::MAX, |trust| trust.stale_after));
         Self {
             config,
             account,
@@ -108,6 +140,14 @@ impl Driver {
             commands,
             events,
             way,
+            verifier,
+            believes_host: false,
+            witness,
+            elsewhere: Elsewhere::default(),
+            suspicion: None,
+            distrusted: BTreeMap::new(),
+            asked: Vec::new(),
+            caught: None,
             height: 0,
             told: false,
             backoff: Backoff::default(),
@@ -119,6 +159,9 @@ impl Driver {
         stop.run_until_cancelled(self.keep_connected()).await;
         self.take_the_rest();
         let written = self.finish_writing().await;
+        if let Some(verifier) = &mut self.verifier {
+            verifier.keep(true).await;
+        }
         if !self.keep().await || !written {
             tracing::warn!("the ledger client's outbox could not be written at the end; what is new in it is lost");
         }
@@ -140,13 +183,21 @@ impl Driver {
     async fn keep_connected(&mut self) -> Result<std::convert::Infallible, Stopped> {
         loop {
             let (endpoint, opened) = self.connect().await?;
-            self.way.send_modify(|way| *way = Ok(opened.rpc.clone()));
+            let way = Way {
+                rpc: opened.rpc.clone(),
+                endpoint: endpoint.name(),
+                verified: self.verifies(),
+                height: self.height,
+            };
+            self.way.send_modify(|known| *known = Ok(way));
             let through_peer = matches!(endpoint, Endpoint::Peer(_));
             self.tell(Event::Connected { endpoint: endpoint.name(), through_peer, host: opened.host }).await?;
             let End::Failure(failure) = self.serve(&endpoint, opened.rpc).await else {
                 return Err(Stopped);
             };
+            self.part(&endpoint, &failure).await?;
             self.disconnected(format!("{endpoint}: {failure}")).await?;
+            self.pause_among_liars().await?;
             // The next one is asked first: this one has just failed.
             self.config.endpoints.rotate_left(1);
         }
@@ -156,10 +207,14 @@ impl Driver {
     async fn connect(&mut self) -> Result<(Endpoint, Opened), Stopped> {
         loop {
             let mut reasons = Vec::new();
-            for endpoint in self.config.endpoints.clone() {
-                match connection::connect(&endpoint, &self.config, self.height).await {
+            for endpoint in self.in_order() {
+                let opened = connection::connect(&endpoint, &self.config, self.height).await;
+                match opened.and_then(|opened| self.meet(&opened).map(|()| opened)) {
                     Ok(opened) => return Ok((endpoint, opened)),
-                    Err(failure) => reasons.push(format!("{endpoint}: {failure}")),
+                    Err(failure) => {
+                        self.part(&endpoint, &failure).await?;
+                        reasons.push(format!("{endpoint}: {failure}"));
+                    }
                 }
             }
             if reasons.is_empty() {
@@ -216,16 +271,31 @@ impl Driver {
     async fn turn(&mut self, connection: &mut Connection) -> Result<(), End> {
         if connection.is_poll_due(clock::now()) {
             // Before the question, so that a block that comes while it is answered is asked for next.
-            let live = connection.seen.borrow_and_update().live;
-            let news = self.fetch_changes(&connection.rpc).await?;
-            self.backoff.reset();
+            let live = connection.is_live();
+            let news = if self.verifies() {
+                self.fetch_verified(&connection.rpc).await?
+            } else {
+                self.fetch_changes(&connection.rpc).await?
+            };
+            if news || !self.verifies() {
+                self.backoff.reset();
+            }
             if news {
                 self.outbox.look_now(clock::now());
+                connection.on_news();
             }
-            let pause = if live { SAFETY_POLL } else { connection.next_pause(self.config.poll.longest) };
+            let waits = live && !connection.is_silent();
+            let pause = if waits { SAFETY_POLL } else { connection.next_pause(self.config.poll.longest) };
             connection.poll_at = clock::now() + pause;
         }
-        if self.work(&connection.rpc).await? {
+        if self.verifies() {
+            self.answer_asked(&connection.rpc).await?;
+            self.weigh_caught(&connection.endpoint)?;
+            if self.tend_witness(&connection.endpoint).await? {
+                connection.poll_at = clock::now();
+            }
+        }
+        if self.work(connection).await? {
             connection.hurry(self.config.poll.shortest, clock::now());
         }
         self.keep().await;
@@ -234,7 +304,9 @@ impl Driver {
     }
 
     async fn wait(&mut self, connection: &mut Connection) -> Result<(), End> {
-        let wake = self.outbox.wake_at().map_or(connection.poll_at, |wake| wake.min(connection.poll_at));
+        let witness = self.witness.wake_at().filter(|_| self.verifies());
+        let wakes = [self.outbox.wake_at(), witness, Some(connection.poll_at)];
+        let wake = wakes.into_iter().flatten().min().unwrap_or(connection.poll_at);
         let room = !self.outbox.is_full();
         tokio::select! {
             command = self.commands.recv(), if room => self.on_commands(command).await?,
@@ -243,6 +315,7 @@ impl Driver {
                     connection.poll_at = clock::now();
                 }
             }
+            heard = self.elsewhere.answer() => self.on_elsewhere(heard, &connection.endpoint).await?,
             () = tokio::time::sleep_until(clock::instant_at(wake).into()) => {}
         }
         Ok(())
@@ -263,7 +336,10 @@ impl Driver {
     }
 
     async fn on_command(&mut self, command: Command) -> Result<ControlFlow<()>, Stopped> {
+        let Some(command) = self.on_query(command) else { return Ok(ControlFlow::Continue(())) };
         match command {
+            // Taken above.
+            Command::AppHash { .. } | Command::Caught { .. } => {}
             Command::Submit { id, message, durable } => self.on_submit(id, *message, durable).await?,
             Command::AddEndpoint(endpoint, Place::First) => {
                 self.config.endpoints.insert(0, endpoint);
@@ -293,40 +369,45 @@ impl Driver {
     }
 
     /// Performs the outbox's steps until it has none; true if something was sent.
-    async fn work(&mut self, rpc: &Rpc) -> Result<bool, End> {
+    async fn work(&mut self, connection: &Connection) -> Result<bool, End> {
         let mut sent = false;
         while let Some(step) = self.outbox.next_step(clock::now()) {
             sent |= matches!(step, Step::Send { .. });
-            let outcome = self.perform(rpc, step).await?;
+            let outcome = self.perform(connection, step).await?;
             self.report(outcome).await?;
         }
         Ok(sent)
     }
 
-    async fn perform(&mut self, rpc: &Rpc, step: Step) -> Result<Option<Outcome>, End> {
+    async fn perform(&mut self, connection: &Connection, step: Step) -> Result<Option<Outcome>, End> {
+        let rpc = &connection.rpc;
         match step {
             Step::ReadAccount => {
-                let nonce = rpc.nonce(&self.account).await?;
-                self.outbox.on_account(nonce);
+                self.read_account(rpc).await?;
                 Ok(None)
             }
             Step::LookUp { key, hash } => {
-                let found = rpc.find(&hash).await?;
+                let found = self.find(rpc, &hash).await?;
                 Ok(self.outbox.on_looked_up(key, found, clock::now()))
             }
             Step::Search { key, hash, after } => {
-                let searched = rpc.search(&hash, after).await?;
+                let searched = self.search(rpc, key, &hash, after).await?;
                 tracing::info!(%hash, after, ?searched, "the index does not know a transaction; the blocks were asked");
                 Ok(self.outbox.on_searched(key, searched, clock::now()))
             }
-            Step::Send { key, bytes, record } => {
+            Step::Send { key, bytes, record, again } => {
                 if !self.append(record.into_iter().collect()).await {
                     self.outbox.on_not_kept(clock::now());
                     return Ok(None);
                 }
                 self.outbox.on_kept(key);
-                match rpc.send(bytes).await {
-                    Ok(sent) => Ok(self.outbox.on_sent(key, sent, clock::now())),
+                match rpc.send(bytes.clone()).await {
+                    Ok(sent) => {
+                        if self.verifies() {
+                            self.elsewhere.consider(&self.config, &connection.endpoint, &sent, again, key, bytes);
+                        }
+                        Ok(self.outbox.on_sent(key, sent, clock::now()))
+                    }
                     Err(failure) => {
                         self.outbox.on_sent(key, Sent::Unknown, clock::now());
                         Err(End::Failure(failure))
@@ -334,6 +415,16 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Other endpoints were asked about transactions.
+    async fn on_elsewhere(&mut self, heard: Vec<Heard>, used: &str) -> Result<(), Stopped> {
+        for Heard { key, second, reason } in heard {
+            let outcome = self.outbox.on_second(key, second, &reason, clock::now());
+            self.report(outcome).await?;
+        }
+        self.elsewhere.ask(&self.config, used);
+        Ok(())
     }
 
     async fn report(&mut self, outcome: Option<Outcome>) -> Result<(), Stopped> {
@@ -376,86 +467,7 @@ impl Driver {
         }
     }
 
-    /// Brings the journal up to date; false if it can't be written now.
-    async fn keep(&mut self) -> bool {
-        let records = self.outbox.unkept();
-        if !self.append(records.clone()).await {
-            self.outbox.on_unkept(records);
-            return false;
-        }
-        if self.journal.lock().expect("no holder of this lock panics").has_grown() {
-            let records = self.outbox.records();
-            return self.on_disk(move |journal| journal.rewrite(&records).map_err(io::Error::other)).await;
-        }
-        true
-    }
-
-    async fn append(&mut self, records: Vec<Record>) -> bool {
-        records.is_empty() || self.on_disk(move |journal| journal.append(&records)).await
-    }
-
-    /// Works on the journal off the runtime's threads; false after an error, which is logged.
-    async fn on_disk(&mut self, work: impl FnOnce(&mut Journal) -> io::Result<()> + Send + 'static) -> bool {
-        let journal = self.journal.clone();
-        let work = move || work(&mut journal.lock().expect("no holder of this lock panics"));
-        self.writing = Some(tokio::task::spawn_blocking(work));
-        self.finish_writing().await
-    }
-
-    /// Waits for the write under way. A stop may end the wait, never the write.
-    async fn finish_writing(&mut self) -> bool {
-        let Some(writing) = &mut self.writing else {
-            return true;
-        };
-        let result = writing.await;
-        self.writing = None;
-        match result {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the ledger client's outbox can't be written; is the disk full?");
-                false
-            }
-            Err(_) => false,
-        }
-    }
-
     async fn tell(&self, event: Event) -> Result<(), Stopped> {
         self.events.send(event).await.map_err(|_| Stopped)
-    }
-}
-
-impl Connection {
-    fn new(endpoint: &Endpoint, rpc: Rpc, pause: Duration) -> Self {
-        let (seen, watcher) = match endpoint {
-            Endpoint::Http(url) => {
-                let (seen, watcher) = watch::spawn(url);
-                (seen, Some(watcher))
-            }
-            Endpoint::Peer(_) => (channel::channel(Seen::default()).1, None),
-        };
-        Self { rpc, seen, _watcher: watcher, pause, poll_at: Time::ZERO }
-    }
-
-    fn has_watcher(&self) -> bool {
-        self._watcher.is_some()
-    }
-
-    fn is_poll_due(&self, now: Time) -> bool {
-        self.poll_at <= now
-    }
-
-    /// The wait until the next poll; the one after that waits twice as long.
-    fn next_pause(&mut self, longest: Duration) -> Duration {
-        let pause = self.pause.min(longest);
-        self.pause = pause * 2;
-        pause
-    }
-
-    /// Something was sent: its block comes soon.
-    fn hurry(&mut self, shortest: Duration, now: Time) {
-        if !self.seen.borrow().live {
-            self.pause = shortest;
-            self.poll_at = self.poll_at.min(now + shortest);
-        }
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! - `outbox` is the pure part: ids, nonces, what is in flight, what to send again; `facts` is what it is told.
 //! - `journal` keeps it on disk, `connection` is one way to a ledger (`http` carries it), `watch` hears of blocks, `driver` is the task.
+//! - For a chain of validators ([`Trust`]) no endpoint is believed: `verifier` fetches `evidence` for the light client
+//!   (`chain::light`), `proof` is of single answers, `witness` asks a second endpoint, `trust` keeps the newest trusted header.
 //!
 //! It never reports what is not final, never signs a message anew while its bytes could still be included, and
 //! never talks to a ledger of another name than its own.
@@ -13,32 +15,38 @@
 mod backoff;
 mod connection;
 mod driver;
+mod evidence;
 mod facts;
 mod http;
 mod journal;
 mod outbox;
+mod proof;
 mod transaction;
+mod trust;
+mod verifier;
 mod watch;
+mod witness;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch as channel};
+use tokio::sync::{mpsc, oneshot, watch as channel};
 use tokio_util::sync::CancellationToken;
 
 pub use crate::chain::log::Error;
 use crate::{
-    chain::{records::Changes, wire::Message},
+    chain::{Key, light, records::Changes, wire::Message},
     clock,
     identity::Keypair,
     types::{Digest, LedgerId, NodeKey},
 };
-use connection::Rpc;
 pub use connection::examine;
-use driver::{Command, Driver};
+use connection::{Failure, Rpc};
+use driver::{Command, Driver, Ends};
 use journal::Journal;
 use outbox::Outbox;
+use verifier::Verifier;
 
 /// Submissions on their way to the outbox; a further one is refused, and its sender tries again.
 const MAX_COMMANDS: usize = 1_024;
@@ -59,6 +67,34 @@ pub struct Config {
     pub outbox_dir: PathBuf,
     /// How often blocks are asked for where no websocket tells of them.
     pub poll: Poll,
+    /// For a chain of validators: everything is proven. None for a ledger that one machine hosts, whose word is taken.
+    pub trust: Option<Trust>,
+}
+
+/// How a chain of validators is verified.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// Height and hash of a block that the operator knows; none to begin at the first block seen.
+    pub beginning: Option<(u64, Digest)>,
+    /// Where the newest trusted header is kept, so that a restart goes on from it.
+    pub file: PathBuf,
+    /// How long a header is trusted without a newer one. It must be well below the time in which evidence against validators counts
+    /// (`evidence.max_age_duration` of the chain's genesis): after that, one that signs another history loses nothing.
+    pub period: Duration,
+    /// An endpoint whose newest block is this much older than another's proven one is stale.
+    pub stale_after: Duration,
+}
+
+impl Trust {
+    /// A week: half as long as evidence counts on a chain of this program's genesis.
+    pub const PERIOD: Duration = light::TRUSTING_PERIOD;
+    /// Ten blocks of three seconds, and a third of the silence after which a node is offline.
+    pub const STALE_AFTER: Duration = Duration::from_secs(30);
+
+    /// Begins where it is said and keeps what it trusts in `file`, with the usual times.
+    pub fn new(beginning: Option<(u64, Digest)>, file: PathBuf) -> Self {
+        Self { beginning, file, period: Self::PERIOD, stale_after: Self::STALE_AFTER }
+    }
 }
 
 /// How often blocks are asked for.
@@ -155,6 +191,13 @@ pub enum Event {
         /// Words for `status`.
         reason: String,
     },
+    /// An endpoint lied, or is stale: others are used first. The client goes on.
+    Distrusted {
+        /// Which: a URL or a peer id.
+        endpoint: String,
+        /// What did not match.
+        reason: String,
+    },
     /// What changed: from the very beginning at first (of an empty ledger too), then after each block.
     Changes(Box<Changes>),
     /// A submission is final. Exactly once in the life of the process for each that is not rejected.
@@ -209,6 +252,31 @@ pub enum QueryError {
         /// Words.
         log: String,
     },
+    /// The endpoint lied. It is distrusted; ask again.
+    #[error("{endpoint} lied: {reason}; another endpoint is asked next time")]
+    Lie {
+        /// Which: a URL or a peer id.
+        endpoint: String,
+        /// What did not match.
+        reason: String,
+    },
+    /// The answer can't be proven.
+    #[error("the answer can't be proven: {reason}")]
+    Unproven {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The way that is in use.
+#[derive(Clone, Debug)]
+struct Way {
+    rpc: Rpc,
+    endpoint: String,
+    /// Answers are proven.
+    verified: bool,
+    /// All is known up to here.
+    height: u64,
 }
 
 /// Starts clients.
@@ -226,7 +294,9 @@ impl Client {
         let (events, event_receiver) = mpsc::channel(MAX_EVENTS);
         let (way, way_receiver) = channel::channel(Err("not connected yet".to_owned()));
         let (stop, stopped) = (CancellationToken::new(), CancellationToken::new());
-        let driver = Driver::new(config, keypair.node_key(), outbox, journal, receiver, events, way);
+        let own = keypair.node_key();
+        let verifier = config.trust.as_ref().map(|trust| Verifier::open(&config, trust, own)).transpose()?;
+        let driver = Driver::new(config, own, outbox, journal, Ends { commands: receiver, events, way }, verifier);
         let (until, end) = (stop.clone(), stopped.clone().drop_guard());
         tokio::spawn(async move {
             driver.run(until).await;
@@ -240,7 +310,7 @@ impl Client {
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
-    way: channel::Receiver<Result<Rpc, String>>,
+    way: channel::Receiver<Result<Way, String>>,
     first_free_id: u64,
     /// Asks the driver to end.
     stop: CancellationToken,
@@ -267,15 +337,46 @@ impl Handle {
         self.first_free_id
     }
 
-    /// Asks the ledger as it is now; see [`crate::chain::wire::query`] for paths.
+    /// Asks the ledger as it is now; see [`crate::chain::wire::query`] for paths. Of a chain whose endpoints are not believed, the
+    /// answer is proven, which takes a block; what reads more than one record is refused there.
     pub async fn query(&self, path: &str, data: Vec<u8>) -> Result<Vec<u8>, QueryError> {
-        let way = self.way.borrow().clone();
-        let rpc = way.map_err(|reason| QueryError::Disconnected { reason })?;
-        match rpc.ask(path, data).await {
+        let way = self.way.borrow().clone().map_err(|reason| QueryError::Disconnected { reason })?;
+        if way.verified {
+            return self.query_proven(way, path, data).await;
+        }
+        match way.rpc.ask(path, data).await {
             Ok((0, _, value)) => Ok(value),
             Ok((code, log, _)) => Err(QueryError::Refused { code, log }),
             Err(failure) => Err(QueryError::Disconnected { reason: failure.to_string() }),
         }
+    }
+
+    async fn query_proven(&self, way: Way, path: &str, data: Vec<u8>) -> Result<Vec<u8>, QueryError> {
+        let unproven = |reason: &str| QueryError::Unproven { reason: reason.to_owned() };
+        let key = Key::read_by(path, &data)
+            .ok_or_else(|| unproven("a proof is of one record, and that is no query for one"))?;
+        let proven = match way.rpc.ask_proven(path, data).await {
+            Ok(Ok(proven)) if proven.height < way.height => {
+                return Err(self.caught(way.endpoint, &Failure::Behind { found: proven.height, seen: way.height }));
+            }
+            Ok(Ok(proven)) => proven,
+            Ok(Err((code, log))) => return Err(QueryError::Refused { code, log }),
+            Err(failure) if failure.is_fault() => return Err(self.caught(way.endpoint, &failure)),
+            Err(failure) => return Err(QueryError::Disconnected { reason: failure.to_string() }),
+        };
+        let (answer, app_hash) = oneshot::channel();
+        let asked = Command::AppHash { height: proven.height, answer };
+        self.commands.send(asked).await.map_err(|_| unproven("the client has stopped"))?;
+        let late = |_| unproven("the header that proves it did not come in time");
+        let app_hash = app_hash.await.map_err(late)?;
+        proof::check(path, &key, proven, app_hash).map_err(|failure| self.caught(way.endpoint, &failure))
+    }
+
+    fn caught(&self, endpoint: String, failure: &Failure) -> QueryError {
+        let reason = failure.to_string();
+        // If the queue is full, the client has more urgent reasons, and the next query says it again.
+        let _ = self.commands.try_send(Command::Caught { endpoint: endpoint.clone(), reason: reason.clone() });
+        QueryError::Lie { endpoint, reason }
     }
 
     /// Adds a way to the ledger, before the others or after them; tried at once if none works.

@@ -4,17 +4,19 @@
 //! same until the ledger shows that they can never be included, because only equal bytes are known to be included
 //! once. Sends go out one after the other, so that nonces arrive in order; several wait for their block at once.
 
+mod doubt;
+mod kept;
+
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
-pub(super) use super::facts::{Found, Searched, Sent};
+pub(super) use super::facts::{Found, Outcome, Refused, Searched, Second, Sent};
 use crate::{
     chain::wire::{Code, MAX_TRANSACTION, Message, Transaction},
     codec,
     identity::Keypair,
-    types::{Digest, LedgerId, Signed, Time},
+    types::{Digest, LedgerId, Time},
 };
+pub(super) use kept::Record;
 
 /// Submissions that may wait; a further one is refused. A node has a few per task and round.
 pub(super) const MAX_ENTRIES: usize = 4_096;
@@ -32,31 +34,14 @@ const TRY_AGAIN: Duration = Duration::from_millis(200);
 /// A submission that is not durable is given up when it could not be sent for this long: a beat is worth nothing then.
 const EPHEMERAL_LIFE: Duration = Duration::from_secs(90);
 
-/// A submission in the journal, before or after it was signed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Record {
-    /// It waits for its turn.
-    Waiting { id: u64, message: Box<Message> },
-    /// These bytes may be on their way.
-    Signed {
-        id: u64,
-        #[serde(with = "serde_bytes")]
-        bytes: Vec<u8>,
-        /// No block up to this one can hold them.
-        #[serde(default)]
-        after: u64,
-    },
-    /// Nothing more happens for these.
-    Done { ids: Vec<u64> },
-}
-
 /// What to do next; each answer goes to the method named after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// Read the account's nonce: [`Outbox::on_account`].
     ReadAccount,
     /// Keep `record`, if there is one, then send: [`Outbox::on_sent`].
-    Send { key: Key, bytes: Vec<u8>, record: Option<Record> },
+    /// It was sent before and came into no block, if `again`.
+    Send { key: Key, bytes: Vec<u8>, record: Option<Record>, again: bool },
     /// Look for it on the ledger: [`Outbox::on_looked_up`].
     LookUp { key: Key, hash: Digest },
     /// Look for it in the blocks behind `after` themselves: [`Outbox::on_searched`].
@@ -66,22 +51,6 @@ pub(super) enum Step {
 /// Names a submission inside the outbox, in the order of submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(u64);
-
-/// A submission is over.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// It is final.
-    Committed { id: u64, hash: Digest, found: Found },
-    /// It can never be included.
-    Rejected { id: u64, reason: String },
-}
-
-/// Why a submission is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
-    Full,
-    Duplicate,
-}
 
 #[derive(Debug)]
 struct Entry {
@@ -114,6 +83,8 @@ enum Flight {
     Stale { since: Time, look_at: Time },
     /// The index had its time: the blocks are looked through.
     Missing,
+    /// An endpoint that is not believed refused it at `since`: others are asked, or will be at `at`.
+    Doubted { since: Time, at: Option<Time> },
 }
 
 /// The outbox of one account on one ledger.
@@ -129,6 +100,8 @@ pub(super) struct Outbox {
     height: u64,
     /// No send before this, after a passing refusal.
     not_before: Time,
+    /// An endpoint's word alone never makes bytes worthless: it may send on what it says it refused.
+    strict: bool,
     done: Vec<u64>,
 }
 
@@ -142,44 +115,8 @@ impl Outbox {
             next_nonce: None,
             height: 0,
             not_before: Time::ZERO,
+            strict: false,
             done: Vec::new(),
-        }
-    }
-
-    /// Takes over what a journal had; the next free id.
-    pub(super) fn restore(&mut self, records: impl IntoIterator<Item = Record>, now: Time) -> u64 {
-        let mut free = 0;
-        for record in records {
-            match record {
-                Record::Waiting { id, message } => {
-                    free = free.max(id.saturating_add(1));
-                    self.insert(id, *message, 0, Stage::Waiting, now);
-                }
-                Record::Signed { id, bytes, after } => {
-                    free = free.max(id.saturating_add(1));
-                    self.restore_signed(id, bytes, after, now);
-                }
-                Record::Done { ids } => {
-                    free = ids.iter().fold(free, |free, id| free.max(id.saturating_add(1)));
-                    self.entries.retain(|_, entry| !ids.contains(&entry.id));
-                }
-            }
-        }
-        free
-    }
-
-    fn restore_signed(&mut self, id: u64, bytes: Vec<u8>, after: u64, now: Time) {
-        let transaction: Option<Transaction> =
-            codec::decode::<Signed>(&bytes, MAX_TRANSACTION + 1024).ok().and_then(|signed| signed.open().ok());
-        let Some(transaction) = transaction else {
-            return;
-        };
-        // It may have been included while nobody looked: that comes first.
-        let flight = Flight::Sent { since: Time::ZERO, look_at: now };
-        let stage = Stage::Signed { nonce: transaction.nonce, hash: Digest::of(&bytes), bytes, after, flight };
-        match self.entries.values_mut().find(|entry| entry.id == id) {
-            Some(entry) => (entry.attempt, entry.stage) = (transaction.attempt, stage),
-            None => self.insert(id, transaction.message, transaction.attempt, stage, now),
         }
     }
 
@@ -209,42 +146,6 @@ impl Outbox {
         self.entries.len() >= MAX_ENTRIES
     }
 
-    /// What the journal must still learn: durable submissions that wait, and those that are over.
-    pub(super) fn unkept(&mut self) -> Vec<Record> {
-        let done = std::mem::take(&mut self.done);
-        let done = (!done.is_empty()).then_some(Record::Done { ids: done });
-        let waiting = self.entries.values_mut().filter(|entry| !entry.kept).map(|entry| {
-            entry.kept = true;
-            Record::Waiting { id: entry.id, message: Box::new(entry.message.clone()) }
-        });
-        done.into_iter().chain(waiting).collect()
-    }
-
-    /// The journal did not take these: they come again.
-    pub(super) fn on_unkept(&mut self, records: Vec<Record>) {
-        for record in records {
-            match record {
-                Record::Done { ids } => self.done.extend(ids),
-                Record::Waiting { id, .. } | Record::Signed { id, .. } => {
-                    self.entries.values_mut().filter(|entry| entry.id == id).for_each(|entry| entry.kept = false);
-                }
-            }
-        }
-    }
-
-    /// Everything durable, for a journal that is written anew.
-    pub(super) fn records(&self) -> Vec<Record> {
-        let durable = self.entries.values().filter(|entry| entry.durable);
-        durable
-            .map(|entry| match &entry.stage {
-                Stage::Waiting => Record::Waiting { id: entry.id, message: Box::new(entry.message.clone()) },
-                Stage::Signed { bytes, after, .. } => {
-                    Record::Signed { id: entry.id, bytes: bytes.clone(), after: *after }
-                }
-            })
-            .collect()
-    }
-
     /// A new connection: nonces may have moved, and what is in flight may have arrived.
     pub(super) fn on_connected(&mut self, now: Time) {
         self.next_nonce = None;
@@ -252,10 +153,30 @@ impl Outbox {
         self.look_now(now);
         for entry in self.entries.values_mut() {
             // Another endpoint may never have heard of it; equal bytes twice do no harm.
-            if let Stage::Signed { flight: Flight::Sent { since, .. }, .. } = &mut entry.stage {
-                *since = Time::ZERO;
+            match &mut entry.stage {
+                Stage::Signed { flight: Flight::Sent { since, .. }, .. } => *since = Time::ZERO,
+                Stage::Signed { flight: Flight::Doubted { at, .. }, .. } => *at = Some(now),
+                _ => {}
             }
         }
+    }
+
+    /// Whether what comes back is proven, all but refusals.
+    pub(super) fn be_strict(&mut self, strict: bool) {
+        self.strict = strict;
+    }
+
+    /// The nonce that a submission was signed with.
+    pub(super) fn nonce_of(&self, key: Key) -> Option<u64> {
+        match self.entries.get(&key)?.stage {
+            Stage::Signed { nonce, .. } => Some(nonce),
+            Stage::Waiting => None,
+        }
+    }
+
+    /// The account can't be read yet.
+    pub(super) fn on_no_account(&mut self, now: Time) {
+        self.not_before = now + TRY_AGAIN;
     }
 
     /// The ledger is at this block.
@@ -297,12 +218,12 @@ impl Outbox {
         if now < self.not_before {
             return None;
         }
-        let full = self.in_flight() >= MAX_IN_FLIGHT;
+        let (full, doubts) = (self.is_flight_full(), self.doubts());
         // In order: a later nonce never overtakes an earlier one.
         let (key, entry) = self.entries.iter_mut().find(|(_, entry)| match &entry.stage {
-            Stage::Waiting => !full,
-            Stage::Signed { flight: Flight::New, .. } => true,
-            Stage::Signed { flight: Flight::Again { at }, .. } => *at <= now,
+            Stage::Waiting => !full && !doubts,
+            Stage::Signed { flight: Flight::New, .. } => !doubts,
+            Stage::Signed { flight: Flight::Again { at } | Flight::Doubted { at: Some(at), .. }, .. } => *at <= now,
             Stage::Signed { .. } => false,
         })?;
         if matches!(entry.stage, Stage::Waiting) {
@@ -313,38 +234,24 @@ impl Outbox {
             entry.kept = !entry.durable;
             *nonce += 1;
         }
-        let Stage::Signed { bytes, after, .. } = &entry.stage else {
+        let Stage::Signed { bytes, after, flight, .. } = &entry.stage else {
             return None;
         };
         let record = (!entry.kept).then(|| Record::Signed { id: entry.id, bytes: bytes.clone(), after: *after });
-        Some(Step::Send { key: *key, bytes: bytes.clone(), record })
+        Some(Step::Send { key: *key, bytes: bytes.clone(), record, again: matches!(flight, Flight::Again { .. }) })
     }
 
-    fn in_flight(&self) -> usize {
-        self.entries.values().filter(|entry| matches!(entry.stage, Stage::Signed { .. })).count()
+    fn is_flight_full(&self) -> bool {
+        self.entries.values().filter(|entry| matches!(entry.stage, Stage::Signed { .. })).count() >= MAX_IN_FLIGHT
     }
 
     /// The account's nonce on the ledger.
     pub(super) fn on_account(&mut self, nonce: u64) {
         let in_flight = self.entries.values().filter_map(|entry| match &entry.stage {
-            Stage::Signed { nonce, flight: Flight::New | Flight::Again { .. } | Flight::Sent { .. }, .. } => {
-                Some(*nonce + 1)
-            }
-            _ => None,
+            Stage::Signed { flight: Flight::Stale { .. } | Flight::Missing, .. } | Stage::Waiting => None,
+            Stage::Signed { nonce, .. } => Some(*nonce + 1),
         });
         self.next_nonce = Some(in_flight.fold(nonce, u64::max));
-    }
-
-    /// The journal has the record of this step, so the bytes may leave.
-    pub(super) fn on_kept(&mut self, key: Key) {
-        if let Some(entry) = self.entries.get_mut(&key) {
-            entry.kept = true;
-        }
-    }
-
-    /// The journal can't be written now: nothing leaves until it can.
-    pub(super) fn on_not_kept(&mut self, now: Time) {
-        self.not_before = now + TRY_AGAIN;
     }
 
     /// What came of a [`Step::Send`].
@@ -354,14 +261,17 @@ impl Outbox {
             return None;
         };
         let first = matches!(flight, Flight::New);
+        let strict = self.strict;
         match sent {
+            Sent::Impossible { .. } if strict => flight.doubt(now),
+            Sent::Refused { code, .. } if strict && code != Code::Nonce as u32 => flight.doubt(now),
             Sent::Accepted => *flight = Flight::Sent { since: now, look_at: now + LOOK_AGAIN },
             // It may be there: a look comes first on the next connection.
             Sent::Unknown => *flight = Flight::Sent { since: Time::ZERO, look_at: now },
             Sent::NotNow => self.not_before = now + TRY_AGAIN,
             Sent::Impossible { reason } => return self.reject(key, reason),
-            Sent::Refused { code, .. } if first && code == Code::Nonce as u32 => self.sign_again(key),
-            Sent::Refused { code, log } if first => {
+            Sent::Refused { code, .. } if first && !strict && code == Code::Nonce as u32 => self.sign_again(key),
+            Sent::Refused { code, log } if first && code != Code::Nonce as u32 => {
                 self.next_nonce = None;
                 return self.reject(key, format!("{log} (code {code})"));
             }
@@ -401,7 +311,7 @@ impl Outbox {
             Flight::Sent { since, .. } if now.since(*since) >= LOST_AFTER => *flight = Flight::Again { at: now },
             Flight::Stale { since, .. } if now.since(*since) >= SEARCH_AFTER => *flight = Flight::Missing,
             Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. } => *look_at = now + LOOK_AGAIN,
-            Flight::New | Flight::Again { .. } | Flight::Missing => {}
+            Flight::New | Flight::Again { .. } | Flight::Missing | Flight::Doubted { .. } => {}
         }
     }
 
@@ -410,6 +320,11 @@ impl Outbox {
         match searched {
             Searched::Found(found) => return self.on_looked_up(key, Some(found), now),
             Searched::Absent => self.sign_again(key),
+            Searched::Open => {
+                if let Some(Entry { stage: Stage::Signed { flight, .. }, .. }) = self.entries.get_mut(&key) {
+                    *flight = Flight::Again { at: now + LOST_AFTER };
+                }
+            }
             Searched::Unknown { reason } => return self.reject(key, reason),
         }
         None
@@ -450,10 +365,11 @@ impl Outbox {
     /// When [`Outbox::next_step`] has something to do by time alone.
     pub(super) fn wake_at(&self) -> Option<Time> {
         // While the limit is reached, a block is what ends the wait.
-        let full = self.in_flight() >= MAX_IN_FLIGHT;
+        let (full, doubts) = (self.is_flight_full(), self.doubts());
         let wakes = self.entries.values().filter_map(|entry| match &entry.stage {
-            Stage::Waiting => (!full).then_some(self.not_before),
-            Stage::Signed { flight: Flight::New, .. } => Some(self.not_before),
+            Stage::Waiting => (!full && !doubts).then_some(self.not_before),
+            Stage::Signed { flight: Flight::New, .. } => (!doubts).then_some(self.not_before),
+            Stage::Signed { flight: Flight::Doubted { at, .. }, .. } => at.map(|at| at.max(self.not_before)),
             Stage::Signed { flight: Flight::Again { at }, .. } => Some((*at).max(self.not_before)),
             Stage::Signed { flight: Flight::Sent { look_at, .. } | Flight::Stale { look_at, .. }, .. } => {
                 Some(*look_at)

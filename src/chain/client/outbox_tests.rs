@@ -1,7 +1,7 @@
 //! The outbox, told as stories and played at random.
 
-use super::*;
-use crate::types::JobId;
+use super::{doubt::DOUBT, *};
+use crate::types::{JobId, Signed};
 
 fn outbox() -> Outbox {
     Outbox::new("atlas-test".to_owned(), Keypair::from_secret(&[1; 32]))
@@ -118,6 +118,99 @@ fn bytes_that_left_once_are_signed_anew_only_when_the_ledger_never_shows_them() 
     let key = look_up(&mut outbox, now);
     assert!(matches!(outbox.on_looked_up(key, Some(found(Code::Ok)), now), Some(Outcome::Committed { id: 1, .. })));
     assert_eq!(outbox.next_step(now), None);
+}
+
+#[test]
+fn the_word_of_an_endpoint_that_is_not_believed_makes_no_bytes_worthless() {
+    let mut outbox = outbox();
+    outbox.be_strict(true);
+    let (key, now, _) = missing(&mut outbox);
+    assert_eq!(outbox.nonce_of(key), Some(4));
+    // The blocks up to the last proven one don't have it, and its nonce is not used: what was sent may still be included.
+    assert_eq!(outbox.on_searched(key, Searched::Open, now), None);
+    let later = outbox.wake_at().unwrap();
+    assert!(later >= now + LOST_AFTER, "it is not sent again and again at once");
+    let (_, nonce, bytes) = send(&mut outbox, later);
+    assert_eq!(nonce, 4);
+    // A refusal at the first sending is no proof either: the same bytes are looked for, and no others are signed.
+    let mut fresh = Outbox::new("atlas-test".to_owned(), Keypair::from_secret(&[1; 32]));
+    fresh.be_strict(true);
+    fresh.submit(1, message(1), true, Time(0)).unwrap();
+    fresh.on_account(4);
+    let (key, _, first) = send(&mut fresh, Time(0));
+    assert_eq!(first, bytes);
+    let refused = Sent::Refused { code: Code::Nonce as u32, log: "expected 6".to_owned() };
+    assert_eq!(fresh.on_sent(key, refused, Time(0)), None);
+    look_up(&mut fresh, Time(0));
+    assert_eq!(fresh.nonce_of(key), Some(4));
+}
+
+/// An outbox whose only submission was refused by an endpoint that is not believed.
+fn doubted() -> (Outbox, Key) {
+    let mut outbox = outbox();
+    outbox.be_strict(true);
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    outbox.submit(2, message(2), true, Time(0)).unwrap();
+    outbox.on_account(4);
+    let (key, _, _) = send(&mut outbox, Time(0));
+    let refused = Sent::Refused { code: Code::Malformed as u32, log: "no".to_owned() };
+    assert_eq!(outbox.on_sent(key, refused, Time(0)), None, "it is not given up on one endpoint's word");
+    assert_eq!((outbox.next_step(Time(0)), outbox.wake_at()), (None, None), "what comes after it waits");
+    (outbox, key)
+}
+
+#[test]
+fn a_refusal_by_an_endpoint_that_is_not_believed_counts_if_another_says_so_too() {
+    let refused = |code: Code| Second::Said(Sent::Refused { code: code as u32, log: String::new() });
+    let (mut taken, key) = doubted();
+    assert_eq!(taken.on_second(key, Second::Said(Sent::Accepted), "no", Time(1)), None);
+    assert_eq!(send(&mut taken, Time(1)).1, 5, "the next one goes on");
+    let (mut used, key) = doubted();
+    assert_eq!(used.on_second(key, refused(Code::Nonce), "no", Time(1)), None);
+    assert_eq!(look_up(&mut used, Time(1)), key, "it may be in a block");
+    for second in [refused(Code::Malformed), Second::Said(Sent::Impossible { reason: String::new() }), Second::Nobody] {
+        let (mut outbox, key) = doubted();
+        let rejected = Outcome::Rejected { id: 1, reason: "no".to_owned() };
+        assert_eq!(outbox.on_second(key, second, "no", Time(1)), Some(rejected));
+        assert_eq!(outbox.next_step(Time(1)), Some(Step::ReadAccount), "its nonce is free");
+    }
+}
+
+#[test]
+fn a_refusal_is_doubted_for_a_minute_while_no_other_endpoint_answers() {
+    let (mut outbox, key) = doubted();
+    let mut now = Time(0);
+    loop {
+        if let Some(Outcome::Rejected { id: 1, reason }) = outbox.on_second(key, Second::Silent, "no", now) {
+            assert_eq!(reason, "no");
+            break;
+        }
+        now = outbox.wake_at().expect("it is tried again");
+        assert!(now <= Time(0) + DOUBT + LOST_AFTER);
+        assert_eq!(send(&mut outbox, now).0, key);
+        outbox.on_sent(key, Sent::Impossible { reason: "no".to_owned() }, now);
+    }
+    assert!(now >= Time(0) + DOUBT);
+    // A new connection asks again at once, and what it says counts as before.
+    let (mut outbox, key) = doubted();
+    outbox.on_connected(Time(3));
+    assert_eq!(
+        outbox.next_step(Time(3)).map(|step| matches!(step, Step::Send { key: again, .. } if again == key)),
+        Some(true)
+    );
+    outbox.on_sent(key, Sent::Accepted, Time(3));
+    assert!(!outbox.doubts());
+}
+
+#[test]
+fn an_account_that_is_not_proven_yet_is_asked_for_again_later_and_not_at_once() {
+    let mut outbox = outbox();
+    outbox.submit(1, message(1), true, Time(0)).unwrap();
+    assert_eq!(outbox.next_step(Time(0)), Some(Step::ReadAccount));
+    outbox.on_no_account(Time(0));
+    assert_eq!(outbox.next_step(Time(0)), None);
+    let later = outbox.wake_at().unwrap();
+    assert!(later > Time(0) && outbox.next_step(later) == Some(Step::ReadAccount));
 }
 
 /// A transaction whose nonce is used and that the index does not show: the step that follows when its time is over.
@@ -272,6 +365,8 @@ enum Move {
     Sent(u8),
     LookedUp(u8),
     Searched(u8),
+    Second(u8),
+    Strict(bool),
     Block,
     Connected,
     Wait(u64),
@@ -284,7 +379,9 @@ fn moves() -> impl proptest::strategy::Strategy<Value = Vec<Move>> {
         2 => (0..50_u64).prop_map(Move::Account),
         4 => (0..6_u8).prop_map(Move::Sent),
         4 => (0..4_u8).prop_map(Move::LookedUp),
-        4 => (0..3_u8).prop_map(Move::Searched),
+        4 => (0..4_u8).prop_map(Move::Searched),
+        4 => (0..5_u8).prop_map(Move::Second),
+        1 => any::<bool>().prop_map(Move::Strict),
         2 => Just(Move::Block),
         1 => Just(Move::Connected),
         2 => (0..20_000_u64).prop_map(Move::Wait),
@@ -319,10 +416,19 @@ fn play(outbox: &mut Outbox, one: Move, step: Option<Step>, next_id: &mut u64, n
             let searched = match number {
                 0 => Searched::Absent,
                 1 => Searched::Unknown { reason: String::new() },
+                2 => Searched::Open,
                 _ => Searched::Found(found(Code::Ok)),
             };
             return outbox.on_searched(key, searched, *now);
         }
+        (Move::Second(number), _) => {
+            let doubted = |entry: &Entry| matches!(entry.stage, Stage::Signed { flight: Flight::Doubted { .. }, .. });
+            if let Some(key) = outbox.entries.iter().find(|(_, entry)| doubted(entry)).map(|(key, _)| *key) {
+                let second = if number == 4 { Second::Silent } else { Second::Said(sent(number)) };
+                return outbox.on_second(key, second, "no", *now);
+            }
+        }
+        (Move::Strict(strict), _) => outbox.be_strict(strict),
         (Move::Block, _) => outbox.look_now(*now),
         (Move::Connected, _) => outbox.on_connected(*now),
         (Move::Wait(millis), _) => {

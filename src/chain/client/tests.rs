@@ -76,6 +76,7 @@ impl Lab {
             endpoints,
             outbox_dir: self.directory.path().join("outbox"),
             poll: Poll::default(),
+            trust: None,
         }
     }
 }

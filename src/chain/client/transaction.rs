@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use tendermint::{Hash, block::Height};
-use tendermint_proto::serializers::bytes::base64string;
+use tendermint_proto::serializers::{bytes::base64string, from_str};
 use tendermint_rpc::{
     Method, Request, Response, SimpleRequest,
     endpoint::{block_results, tx},
@@ -13,7 +13,7 @@ use tendermint_rpc::{
 };
 
 use super::facts::Found;
-use crate::types::Digest;
+use crate::{chain::light::block::Agreed, types::Digest};
 
 /// Asks for the transaction of a hash.
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,28 +47,39 @@ pub(super) struct Answer {
     tx_result: Outcome,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Outcome {
+/// What came of a transaction.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Outcome {
     #[serde(default)]
     code: u32,
     #[serde(default)]
     log: String,
     #[serde(default, with = "base64string")]
     data: Vec<u8>,
+    #[serde(default, with = "from_str")]
+    gas_wanted: i64,
+    #[serde(default, with = "from_str")]
+    gas_used: i64,
 }
 
 impl Response for Answer {}
 
 impl Outcome {
-    fn at(self, height: Height) -> Found {
-        let Self { code, log, data } = self;
-        Found { code, log, data, height: height.value() }
+    pub(super) fn at(self, height: u64) -> Found {
+        let Self { code, log, data, .. } = self;
+        Found { code, log, data, height }
+    }
+
+    /// The part of it that a header commits to.
+    pub(super) fn agreed(&self) -> Agreed {
+        let Self { code, data, gas_wanted, gas_used, .. } = self.clone();
+        Agreed { code, data, gas_wanted, gas_used }
     }
 }
 
 impl From<Answer> for Found {
     fn from(answer: Answer) -> Self {
-        answer.tx_result.at(answer.height)
+        answer.tx_result.at(answer.height.value())
     }
 }
 
@@ -110,8 +121,13 @@ impl Response for Results {}
 impl Results {
     /// The result of the transaction at this place.
     pub(super) fn found(self, position: usize) -> Option<Found> {
-        let outcome = self.txs_results?.into_iter().nth(position)?;
-        Some(outcome.at(self.height))
+        let height = self.height.value();
+        self.all().into_iter().nth(position).map(|outcome| outcome.at(height))
+    }
+
+    /// All of them.
+    pub(super) fn all(self) -> Vec<Outcome> {
+        self.txs_results.unwrap_or_default()
     }
 }
 

@@ -298,6 +298,7 @@ pub fn job_genesis(chain_id: LedgerId, host: NodeKey) -> Genesis {
         accounts: std::collections::BTreeMap::new(),
         time: clock::now(),
         validator: host,
+        economy: None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! One block: its time, its transactions, and what time alone brings about at its end.
 
-use super::{BlockResult, Ledger, TransactionResult, jobs, money, nodes, state::State, tasks, transaction};
+use super::{
+    BlockResult, Ledger, TransactionResult, governance, jobs, money, nodes, stake, state::State, tasks, transaction,
+};
 use crate::types::Time;
 
 /// Applies the next block.
@@ -31,6 +33,9 @@ fn end(state: &mut State) {
     tasks::end_lapsed(state);
     jobs::end_overdue(state);
     money::release_due(state);
+    stake::release_due(state);
+    // Last: this block ran by the old numbers to its end.
+    governance::take_effect(state);
 }
 
 /// Nodes that sent no beat for too long go offline.

@@ -2,13 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Key, entries::Entry, state::State};
-use crate::{chain::records::Changes, types::Digest};
+use super::{Key, entries::Entry, removed::Removed, state::State};
+use crate::{
+    chain::records::{Changes, Update, Updates},
+    types::Digest,
+};
 
 /// The most records of one kind in an answer.
 const PAGE_RECORDS: usize = 1_000;
 /// The most bytes of records in an answer: what a reader's transport takes with room to spare.
 const PAGE_BYTES: usize = 2 * 1024 * 1024;
+/// The most records in a page of updates.
+const PAGE_UPDATES: usize = 2_000;
+/// What the key of an update takes in an answer, and what stands around it, in bytes: at most.
+const KEY_BYTES: usize = 96;
 
 /// For each record the height of its last change and its size, and the other way round. A record stands in exactly
 /// one height, so the index is as large as the set of records, however long the ledger runs.
@@ -16,6 +23,7 @@ const PAGE_BYTES: usize = 2 * 1024 * 1024;
 pub(super) struct Changed {
     at: BTreeMap<u64, BTreeSet<Key>>,
     of: BTreeMap<Key, (u64, usize)>,
+    removed: Removed,
 }
 
 impl Changed {
@@ -31,15 +39,28 @@ impl Changed {
 
     /// A record of `size` bytes was committed at `height`.
     pub(super) fn set(&mut self, key: Key, height: u64, size: usize) {
-        self.remove(&key);
+        self.unlink(&key);
+        self.removed.forget(&key);
         self.at.entry(height).or_default().insert(key.clone());
         self.of.insert(key, (height, size));
     }
 
-    /// A record was removed. Readers are not told: no kind that they see is ever removed.
-    pub(super) fn remove(&mut self, key: &Key) {
+    /// A record was removed at `height`. Readers of [`Changes`] are not told: no kind that they see is ever removed.
+    pub(super) fn remove(&mut self, key: &Key, height: u64) {
+        if self.unlink(key) {
+            self.removed.add(key.clone(), height);
+        }
+    }
+
+    /// What was removed up to `height` is not known: the records come from a snapshot.
+    pub(super) fn begin_at(&mut self, height: u64) {
+        self.removed = Removed::after(height);
+    }
+
+    /// True if the record was there.
+    fn unlink(&mut self, key: &Key) -> bool {
         let Some((height, _)) = self.of.remove(key) else {
-            return;
+            return false;
         };
         if let Some(keys) = self.at.get_mut(&height) {
             keys.remove(key);
@@ -47,6 +68,40 @@ impl Changed {
                 self.at.remove(&height);
             }
         }
+        true
+    }
+
+    /// Every record written or removed after `after`, all kinds alike, or the first page of it; from the beginning if `after` is
+    /// none, or if it is not known what was removed since.
+    pub(super) fn updates(&self, after: Option<u64>, state: &State) -> Updates {
+        let whole = after.is_some_and(|height| !self.removed.is_known_after(height));
+        let after = after.filter(|_| !whole);
+        let mut page = Updates { height: state.clock().height, more: false, whole, records: Vec::new() };
+        let (mut bytes, mut reached) = (0, after.unwrap_or(0));
+        let mut next = after.map_or(0, |height| height.saturating_add(1));
+        while let Some(at) = self.next_height(next, after.is_some()) {
+            let written = self.at.get(&at).into_iter().flatten();
+            // A reader that begins has nothing that could have been removed.
+            let removed = self.removed.at(at).filter(|_| after.is_some()).into_iter().flatten();
+            let keys: Vec<&Key> = written.chain(removed).collect();
+            bytes += keys.iter().map(|key| KEY_BYTES + self.of.get(key).map_or(0, |(_, size)| *size)).sum::<usize>();
+            let full = bytes > PAGE_BYTES || page.records.len() + keys.len() > PAGE_UPDATES;
+            if full && !page.records.is_empty() {
+                (page.more, page.height) = (true, reached);
+                break;
+            }
+            let update = |key: &Key| Update { key: key.to_bytes(), value: state.get(key).map(Entry::to_bytes) };
+            page.records.extend(keys.into_iter().map(update));
+            (reached, next) = (at, at.saturating_add(1));
+        }
+        page
+    }
+
+    /// The first height from `from` on at which something was written last, or removed.
+    fn next_height(&self, from: u64, with_removed: bool) -> Option<u64> {
+        let written = self.at.range(from..).next().map(|(height, _)| *height);
+        let removed = self.removed.first_from(from).filter(|_| with_removed);
+        written.into_iter().chain(removed).min()
     }
 
     /// Everything changed after `height`, or the first page of it: whole heights, as many as fit into
@@ -122,7 +177,8 @@ mod tests {
     use super::super::testing::{CHAIN, World, id, register_message, spec};
     use crate::{
         chain::{
-            records::{Node, Task},
+            authenticated::Tree,
+            records::{Node, Task, Update, Updates},
             wire::{Transaction, query},
         },
         codec,
@@ -153,6 +209,73 @@ mod tests {
         let changes = world.changes(height);
         assert!(changes.nodes.is_empty() && changes.tasks.is_empty() && changes.jobs.is_empty());
         assert!(world.changes(u64::MAX).tasks.is_empty());
+    }
+
+    /// The records of a reader after its pages.
+    fn read(world: &World, records: &mut BTreeMap<Vec<u8>, Vec<u8>>, mut after: Option<u64>) -> (u64, usize, bool) {
+        let (mut pages, mut began_anew) = (0, false);
+        loop {
+            let data = after.map_or_else(Vec::new, |height| codec::encode(&height));
+            let page =
+                codec::decode::<Updates>(&world.ledger.query(query::UPDATES, &data).unwrap(), usize::MAX).unwrap();
+            if page.whole {
+                records.clear();
+                began_anew = true;
+            }
+            for Update { key, value } in page.records {
+                match value {
+                    Some(value) => records.insert(key, value),
+                    None => records.remove(&key),
+                };
+            }
+            (after, pages) = (Some(page.height), pages + 1);
+            if !page.more {
+                return (page.height, pages, began_anew);
+            }
+        }
+    }
+
+    fn root(records: &BTreeMap<Vec<u8>, Vec<u8>>) -> Digest {
+        let mut tree = Tree::new();
+        tree.update(records.iter().map(|(key, value)| (key.clone(), Some(value.clone()))));
+        tree.root()
+    }
+
+    #[test]
+    fn who_applies_all_updates_comes_to_the_app_hash_whatever_was_removed() {
+        let (world, mut records) = (World::new(), BTreeMap::new());
+        let (mut height, _, _) = read(&world, &mut records, None);
+        assert_eq!((height, root(&records)), (0, world.ledger.app_hash()), "an empty ledger has a genesis");
+        let mut world = World::in_a_round();
+        let job = world.changes(0).jobs[0].id;
+        records.clear();
+        (height, _, _) = read(&world, &mut records, None);
+        assert_eq!((height, root(&records)), (world.ledger.height(), world.ledger.app_hash()));
+        // The rewards of a round wait in a record of their own, and are gone with their audit window.
+        world.close(job, &[2, 1]);
+        (height, _, _) = read(&world, &mut records, Some(height));
+        assert_eq!(root(&records), world.ledger.app_hash());
+        let before = records.len();
+        world.pass(60, &[1, 2, 3]);
+        let (_, _, began_anew) = read(&world, &mut records, Some(height));
+        assert!(!began_anew && records.len() < before, "{} records of {before}", records.len());
+        assert_eq!(root(&records), world.ledger.app_hash());
+    }
+
+    #[test]
+    fn a_ledger_from_a_snapshot_has_a_reader_begin_anew_who_was_away_for_longer() {
+        let mut world = World::in_a_round();
+        let job = world.changes(0).jobs[0].id;
+        let mut records = BTreeMap::new();
+        world.close(job, &[2, 1]);
+        let (height, _, _) = read(&world, &mut records, None);
+        world.pass(60, &[1, 2, 3]);
+        world.ledger = super::super::Ledger::restore(&world.ledger.snapshot()).unwrap();
+        let (now, _, began_anew) = read(&world, &mut records, Some(height));
+        assert!(began_anew && root(&records) == world.ledger.app_hash());
+        world.pass(1, &[1, 2, 3]);
+        let (_, _, began_anew) = read(&world, &mut records, Some(now));
+        assert!(!began_anew && root(&records) == world.ledger.app_hash());
     }
 
     #[test]
@@ -186,6 +309,10 @@ mod tests {
         }
         assert_eq!((height, tasks, seen), (world.ledger.height(), 2_100, 601));
         assert!(pages >= 3);
+        let mut records = BTreeMap::new();
+        let (height, pages, _) = read(&world, &mut records, None);
+        assert_eq!((height, root(&records)), (world.ledger.height(), world.ledger.app_hash()));
+        assert!(pages >= 2, "{pages}");
         let mut listed = 0;
         let mut after = Vec::new();
         loop {

@@ -14,6 +14,14 @@
 //! | `p` | due height (8, big-endian), job id (32), round (4, big-endian) | [`Payout`] |
 //! | `m` | model id (UTF-8) | [`Model`] |
 //! | `i` | job id (32), node key (32) | [`Inference`] |
+//! | `s` | node key (32) | [`Stake`] |
+//! | `o` | node key (32), kind (1), job id (32), round (4, big-endian) | [`Offence`] |
+//! | `q` | node key (32) | [`Standing`] |
+//! | `u` | node key (32) | [`Allowance`] |
+//! | `y` | – | [`Totals`] |
+//! | `v` | – | [`Validators`] |
+//! | `e` | – | [`Rules`] |
+//! | `f` | – | [`Proposals`] |
 //!
 //! The key of a record is its kind byte and its id; the map hashes both with SHA-256. The value is the record's CBOR.
 
@@ -21,66 +29,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Genesis;
+use super::{Genesis, Key, Rules};
 use crate::{
-    chain::records::{Account, Job, Model, Node, RoundRecord, Task},
-    types::{JobId, NodeKey, Round, TaskId, Time},
+    chain::records::{
+        Account, Allowance, Job, Model, Node, Offence, Proposals, RoundRecord, Stake, Standing, Task, Totals,
+        Validators,
+    },
+    types::{NodeKey, Round, Time},
 };
-
-/// The key of a record. Keys of one kind are neighbours, in the order of their ids.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Key {
-    /// What the ledger began from.
-    Genesis,
-    /// Height and times.
-    Clock,
-    /// An account.
-    Account(NodeKey),
-    /// A node.
-    Node(NodeKey),
-    /// What the ledger counts of a node's life.
-    NodeClock(NodeKey),
-    /// A job.
-    Job(JobId),
-    /// A task.
-    Task(TaskId),
-    /// What the ledger counts of a task's lease.
-    TaskClock(TaskId),
-    /// A closed round.
-    Round(JobId, Round),
-    /// Rewards that wait for the end of their audit window, which is the height.
-    Payout(u64, JobId, Round),
-    /// A model.
-    Model(String),
-    /// What a node answered for a job.
-    Inference(JobId, NodeKey),
-}
-
-impl Key {
-    /// The bytes that the authenticated map hashes: the kind and the id.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Genesis => b"g".to_vec(),
-            Self::Clock => b"c".to_vec(),
-            Self::Account(node) => join(b'a', &[&node.0]),
-            Self::Node(node) => join(b'n', &[&node.0]),
-            Self::NodeClock(node) => join(b'l', &[&node.0]),
-            Self::Job(job) => join(b'j', &[&job.0]),
-            Self::Task(task) => join(b't', &[&task.job.0, &task.slot.to_be_bytes()]),
-            Self::TaskClock(task) => join(b'k', &[&task.job.0, &task.slot.to_be_bytes()]),
-            Self::Round(job, round) => join(b'r', &[&job.0, &round.to_be_bytes()]),
-            Self::Payout(height, job, round) => join(b'p', &[&height.to_be_bytes(), &job.0, &round.to_be_bytes()]),
-            Self::Model(id) => join(b'm', &[id.as_bytes()]),
-            Self::Inference(job, node) => join(b'i', &[&job.0, &node.0]),
-        }
-    }
-}
-
-fn join(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = vec![kind];
-    parts.iter().for_each(|part| bytes.extend_from_slice(part));
-    bytes
-}
 
 /// A record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +53,14 @@ pub(super) enum Entry {
     Payout(Payout),
     Model(Box<Model>),
     Inference(Inference),
+    Stake(Stake),
+    Offence(Box<Offence>),
+    Standing(Standing),
+    Allowance(Allowance),
+    Totals(Totals),
+    Validators(Validators),
+    Rules(Box<Rules>),
+    Proposals(Proposals),
 }
 
 impl Entry {
@@ -110,13 +74,21 @@ impl Entry {
                 record.outcome.job == *job && record.outcome.round == *round
             }
             (Key::Model(id), Self::Model(model)) => model.id == *id,
+            (Key::Offence(id), Self::Offence(offence)) => offence.id == *id,
             (Key::Genesis, Self::Genesis(_))
             | (Key::Clock, Self::Clock(_))
             | (Key::Account(_), Self::Account(_))
             | (Key::NodeClock(_), Self::NodeClock(_))
             | (Key::TaskClock(_), Self::TaskClock(_))
             | (Key::Payout(..), Self::Payout(_))
-            | (Key::Inference(..), Self::Inference(_)) => true,
+            | (Key::Inference(..), Self::Inference(_))
+            | (Key::Stake(_), Self::Stake(_))
+            | (Key::Standing(_), Self::Standing(_))
+            | (Key::Allowance(_), Self::Allowance(_))
+            | (Key::Totals, Self::Totals(_))
+            | (Key::Validators, Self::Validators(_))
+            | (Key::Rules, Self::Rules(_))
+            | (Key::Proposals, Self::Proposals(_)) => true,
             _ => false,
         }
     }
@@ -137,6 +109,14 @@ impl Entry {
             Self::Payout(payout) => encode(payout),
             Self::Model(model) => encode(model),
             Self::Inference(inference) => encode(inference),
+            Self::Stake(stake) => encode(stake),
+            Self::Offence(offence) => encode(offence),
+            Self::Standing(standing) => encode(standing),
+            Self::Allowance(allowance) => encode(allowance),
+            Self::Totals(totals) => encode(totals),
+            Self::Validators(validators) => encode(validators),
+            Self::Rules(rules) => encode(rules),
+            Self::Proposals(proposals) => encode(proposals),
         }
     }
 }
@@ -150,7 +130,7 @@ pub struct Clock {
     pub time: Time,
     /// Live time in milliseconds: grows with block time, but by at most `live_step_max_millis` a block.
     pub live: u64,
-    /// All money there is: balances, escrow and what waits for its audit window.
+    /// All money there is: balances, escrow, stakes and what waits for its audit window.
     pub supply: u64,
 }
 

@@ -7,6 +7,7 @@ use serde::{
     de::{Error as _, MapAccess, Visitor},
 };
 
+use super::Economy;
 use crate::types::{NodeKey, Time};
 
 /// The longest chain id in bytes (CometBFT's own limit).
@@ -27,10 +28,13 @@ pub struct Genesis {
     pub time: Time,
     /// The key that signs an embedded ledger's blocks; under CometBFT, the first validator's.
     pub validator: NodeKey,
+    /// Stake, offences, reputation that fades, and fees; none of them where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub economy: Option<Economy>,
 }
 
-/// The numbers a ledger runs by. They stand in the genesis and never change afterwards, so that a replay of the
-/// blocks takes the same decisions.
+/// The numbers a ledger runs by. They stand in the genesis and change by votes in blocks alone ([`super::Rules`]), so that a
+/// replay of the blocks takes the same decisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Parameters {
@@ -102,6 +106,20 @@ impl Parameters {
         let step = default.live_step_max_millis.min(millis / 3).max(1);
         Self { offline_after_millis: millis, live_step_max_millis: step, ..default }
     }
+
+    /// Refuses what no ledger could run by.
+    pub(super) fn check(&self) -> Result<(), GenesisError> {
+        let never_zero = [
+            (self.offline_after_millis, "offline_after_millis"),
+            (self.live_step_max_millis, "live_step_max_millis"),
+            (self.lease_millis, "lease_millis"),
+            (u64::from(self.task_failures), "task_failures"),
+            (u64::from(self.max_slots), "max_slots"),
+            (u64::from(self.max_rounds), "max_rounds"),
+        ];
+        let zero = never_zero.into_iter().find(|(value, _)| *value == 0);
+        zero.map_or(Ok(()), |(_, name)| Err(GenesisError::Zero(name)))
+    }
 }
 
 /// Why a genesis was refused.
@@ -118,6 +136,16 @@ pub enum GenesisError {
     /// A parameter that must not be zero is.
     #[error("parameter `{0}` must not be 0")]
     Zero(&'static str),
+    /// A parameter is larger than what it is a part of.
+    #[error("parameter `{name}` is {value}; it must be at most {most}")]
+    TooLarge {
+        /// Which.
+        name: &'static str,
+        /// What it is.
+        value: u32,
+        /// What it may be.
+        most: u32,
+    },
 }
 
 /// A JSON object may name a key twice, and the last would win: of two balances one would be lost without a word.
@@ -154,18 +182,8 @@ impl Genesis {
         if self.chain_id.is_empty() || self.chain_id.len() > MAX_CHAIN_ID || !printable {
             return Err(GenesisError::ChainId(self.chain_id.chars().take(MAX_CHAIN_ID).collect()));
         }
-        let parameters = &self.parameters;
-        let never_zero = [
-            (parameters.offline_after_millis, "offline_after_millis"),
-            (parameters.live_step_max_millis, "live_step_max_millis"),
-            (parameters.lease_millis, "lease_millis"),
-            (u64::from(parameters.task_failures), "task_failures"),
-            (u64::from(parameters.max_slots), "max_slots"),
-            (u64::from(parameters.max_rounds), "max_rounds"),
-        ];
-        if let Some((_, name)) = never_zero.into_iter().find(|(value, _)| *value == 0) {
-            return Err(GenesisError::Zero(name));
-        }
+        self.parameters.check()?;
+        self.economy.as_ref().map_or(Ok(()), Economy::check)?;
         self.accounts.values().try_fold(0_u64, |sum, balance| sum.checked_add(*balance)).ok_or(GenesisError::Supply)
     }
 }

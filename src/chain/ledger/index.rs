@@ -26,6 +26,8 @@ pub(super) struct Index {
     open_jobs: BTreeMap<NodeKey, u32>,
     /// Accounts by their bech32 address.
     addresses: BTreeMap<String, NodeKey>,
+    /// Nodes that unbond, by the block time at which the first of it is released.
+    releases: BTreeSet<(Time, NodeKey)>,
 }
 
 impl Index {
@@ -76,6 +78,11 @@ impl Index {
         self.addresses.get(address).copied()
     }
 
+    /// The node whose unbonded stake is released next, and the block time of that.
+    pub(super) fn next_release(&self) -> Option<(Time, NodeKey)> {
+        self.releases.first().copied()
+    }
+
     /// Adds what `entry` brings.
     pub(super) fn add(&mut self, key: &Key, entry: &Entry) {
         match (key, entry) {
@@ -86,6 +93,9 @@ impl Index {
             (_, Entry::Task(task)) => self.add_holder(task),
             (Key::TaskClock(task), Entry::TaskClock(clock)) => {
                 self.lapses.extend(clock.lapses_at.map(|lapses_at| (lapses_at, *task)));
+            }
+            (Key::Stake(node), Entry::Stake(stake)) => {
+                self.releases.extend(stake.unbonding.first().map(|first| (first.releases_at, *node)));
             }
             _ => {}
         }
@@ -101,6 +111,11 @@ impl Index {
             (_, Entry::Task(task)) => self.remove_holder(task),
             (Key::TaskClock(task), Entry::TaskClock(TaskClock { lapses_at: Some(lapses_at), .. })) => {
                 self.lapses.remove(&(*lapses_at, *task));
+            }
+            (Key::Stake(node), Entry::Stake(stake)) => {
+                if let Some(first) = stake.unbonding.first() {
+                    self.releases.remove(&(first.releases_at, *node));
+                }
             }
             _ => {}
         }

@@ -41,7 +41,7 @@ pub(super) fn submit(
     ensure(state.index().open_jobs(&context.creator) < most, || {
         Refusal::conflict(format!("{most} jobs of this creator are open, which is the most; cancel one or wait"))
     })?;
-    money::debit(state, &context.creator, spec.budget)?;
+    money::debit(state, &context.creator, spec.budget, "lower the budget")?;
     let clock = state.clock();
     let id = JobId::derive(&state.genesis().chain_id, &context.creator, context.nonce);
     let job = Job {

@@ -5,49 +5,70 @@
 //! ledgers with equal genesis and equal blocks are equal to the byte, and their app hashes prove it.
 //!
 //! A message is a function in the file of what it is about (`nodes`, `jobs`, `tasks`, `receipts`, `rounds`,
-//! `models`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time alone brings
-//! about; `money` is the only file that moves any. All records lie in `state`; `authenticated` hashes them,
-//! `changes` and `query` read them, `snapshot` keeps them.
+//! `models`, `stake`, `offences`, `verdicts`, `governance`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
+//! alone brings about; `money` is what all that moves any stands on; `fees` says what a transaction costs, `reputation`
+//! what a node's past says of it, `rules` which numbers validators may change, `tally` counts their votes. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
+//! `snapshot` keeps them.
 //!
 //! What holds after every block:
-//! - balances, escrow and waiting payouts add up to the supply, which only the faucet raises;
+//! - balances, escrow, stakes and waiting payouts add up to the supply, which only the faucet raises and only what is
+//!   burned lowers;
 //! - a task has at most one holder, and its generation grows whenever one comes or goes;
 //! - a slot's update counts at most once a round, and only with an accepted receipt that another node attested;
 //! - a job that is open has a deadline, and a held task without a receipt has a time at which it lapses.
 
-mod authenticated;
 mod block;
 mod changes;
+mod economy;
+#[cfg(test)]
+mod economy_tests;
 mod entries;
+mod fees;
 mod genesis;
+mod governance;
 mod index;
 mod jobs;
 mod models;
 mod money;
 mod nodes;
+mod offences;
 mod query;
 mod receipts;
 mod refusal;
+mod removed;
+mod reputation;
 mod rounds;
+mod rules;
 mod snapshot;
+mod stake;
 mod state;
+mod tally;
 mod tasks;
 #[cfg(test)]
 mod testing;
 mod transaction;
+mod verdicts;
 
-pub use authenticated::Proof;
-pub use entries::{Clock, Inference, Key, NodeClock, Payout, TaskClock};
+pub use super::{
+    authenticated::{Named, Proof},
+    key::Key,
+};
+pub use economy::Economy;
+pub use entries::{Clock, Inference, NodeClock, Payout, TaskClock};
 pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters};
+pub use rules::Rules;
 pub use snapshot::MAX_SNAPSHOT;
 pub use transaction::Claim;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Digest, NodeKey, Time, Verified};
-use authenticated::Tree;
+use super::authenticated::Tree;
+use crate::{
+    chain::records::Validators,
+    types::{Digest, NodeKey, Time, Verified},
+};
 use changes::Changed;
 use state::State;
 
@@ -131,6 +152,26 @@ pub enum SnapshotError {
         /// The format that is read here.
         expected: u32,
     },
+    /// Its state is of a version that this program does not know.
+    #[error(
+        "the snapshot has a state of version {found}, this program knows versions up to {newest}: use a newer program"
+    )]
+    Version {
+        /// The version it has.
+        found: u32,
+        /// The newest that is read here.
+        newest: u32,
+    },
+    /// Its records are not those of the version it states.
+    #[error(
+        "the snapshot states version {stated} of the state, its records are of version {found}: it is damaged; delete it and replay"
+    )]
+    OtherVersion {
+        /// What it says.
+        stated: u32,
+        /// What it holds.
+        found: u32,
+    },
     /// Its records don't give the app hash it states.
     #[error("the snapshot states app hash {stated}, its records give {computed}: it is damaged; delete it and replay")]
     AppHash {
@@ -157,13 +198,23 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger at height 0.
+    /// The ledger at height 0, whose blocks the genesis' validator makes alone.
     pub fn new(genesis: Genesis) -> Result<Self, GenesisError> {
+        let alone = BTreeMap::from([(genesis.validator, 1)]);
+        Self::with_validators(genesis, alone)
+    }
+
+    /// The ledger at height 0, whose blocks these validators make with these powers. Without an economy nobody asks for
+    /// them, and they are not kept.
+    pub fn with_validators(genesis: Genesis, powers: BTreeMap<NodeKey, u64>) -> Result<Self, GenesisError> {
         let supply = genesis.check()?;
         let clock = Clock { height: 0, time: genesis.time, live: 0, supply };
         let balances = genesis.accounts.clone();
         let mut state = State::new(genesis, clock);
         balances.iter().for_each(|(account, balance)| money::credit(&mut state, account, *balance));
+        if state.economy().is_some() {
+            state.put_validators(Validators { powers });
+        }
         let mut ledger = Self { state, tree: Tree::new(), changed: Changed::default(), verified: Verified::default() };
         ledger.commit();
         Ok(ledger)
@@ -251,7 +302,7 @@ impl Ledger {
                 Some(value) => self.changed.set(key.clone(), height, value.len()),
                 // Made and removed within the block.
                 None if !self.changed.contains(&key) => continue,
-                None => self.changed.remove(&key),
+                None => self.changed.remove(&key, height),
             }
             writes.push((key, value));
         }
@@ -267,8 +318,6 @@ impl fmt::Debug for Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::{

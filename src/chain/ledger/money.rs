@@ -1,14 +1,22 @@
 //! Money: where it comes from, and how it moves.
 //!
-//! Every unit is in a balance, in a job's escrow, or in a payout that waits for its audit window; their sum is the
-//! supply, which only the faucet raises. No sum of them can overflow, because the supply does not.
+//! Every unit is in a balance, in a job's escrow, in a stake, or in a payout that waits for its audit window; their sum is
+//! the supply, which only the faucet raises and only [`burn`] lowers. No sum of them can overflow, because the supply does
+//! not.
 
 use std::collections::BTreeMap;
 
-use super::{Event, entries::Payout, nodes, refusal::Refusal, refusal::ensure, state::State};
+use super::{
+    Event, Key,
+    entries::Payout,
+    nodes,
+    refusal::{Refusal, check_range, ensure},
+    state::State,
+    transaction::Context,
+};
 use crate::{
-    chain::records::Job,
-    types::{JobId, NodeKey, Receipt},
+    chain::records::{Job, Totals},
+    types::{JobId, JobStatus, NodeKey, Receipt, Round},
 };
 
 /// Credits the faucet's amount to a new node, as far as the supply can still grow.
@@ -27,15 +35,63 @@ pub(super) fn credit(state: &mut State, id: &NodeKey, amount: u64) {
     state.put_account(id, account);
 }
 
-/// Takes from a balance.
-pub(super) fn debit(state: &mut State, id: &NodeKey, amount: u64) -> Result<(), Refusal> {
+/// Takes from a balance. `advice` tells the person what to do where there is too little.
+pub(super) fn debit(state: &mut State, id: &NodeKey, amount: u64, advice: &str) -> Result<(), Refusal> {
     let mut account = state.account(id).cloned().unwrap_or_default();
     ensure(account.balance >= amount, || {
-        Refusal::funds(format!("{amount} are needed, the balance is {}; lower the budget", account.balance))
+        Refusal::funds(format!("{amount} are needed, the balance is {}; {advice}", account.balance))
     })?;
     account.balance -= amount;
     state.put_account(id, account);
     Ok(())
+}
+
+/// Gives part of the creator's balance to another account.
+pub(super) fn send(state: &mut State, context: &Context, to: &NodeKey, amount: u64) -> Result<Vec<u8>, Refusal> {
+    check_range("amount", amount, 1, u64::MAX)?;
+    debit(state, &context.creator, amount, "send less")?;
+    credit(state, to, amount);
+    state.emit(Event::new("money_sent").with("from", context.creator).with("to", to).with("amount", amount));
+    Ok(Vec::new())
+}
+
+/// What was taken from somewhere is nobody's any more.
+pub(super) fn burn(state: &mut State, amount: u64) {
+    if amount > 0 {
+        let mut clock = state.clock();
+        clock.supply -= amount;
+        state.put_clock(clock);
+        edit_totals(state, |totals| totals.burned = totals.burned.saturating_add(amount));
+    }
+}
+
+/// Changes the sums of the economy.
+pub(super) fn edit_totals(state: &mut State, edit: impl FnOnce(&mut Totals)) {
+    let mut totals = state.totals();
+    edit(&mut totals);
+    state.put_totals(totals);
+}
+
+/// Takes back a node's reward of a closed round whose audit window has not ended: to the job's escrow while it is open,
+/// else to its creator. Answers how much.
+pub(super) fn withhold(state: &mut State, job: &JobId, round: Round, node: &NodeKey) -> u64 {
+    let window = state.parameters().audit_window_blocks;
+    let Some(due) = state.round(*job, round).map(|record| record.height.saturating_add(window)) else { return 0 };
+    let Some(mut payout) = state.payout(due, *job, round).cloned() else { return 0 };
+    let Some(share) = payout.shares.remove(node) else { return 0 };
+    if payout.shares.is_empty() {
+        state.remove(&Key::Payout(due, *job, round));
+    } else {
+        state.put_payout(due, *job, round, payout);
+    }
+    let ended = state.edit_job(job, |job| {
+        job.paid -= share;
+        let ended = job.status != JobStatus::Open;
+        job.escrow += if ended { 0 } else { share };
+        ended.then_some(job.creator)
+    });
+    ended.iter().for_each(|creator| credit(state, creator, share));
+    share
 }
 
 /// Gives what is left of a job's escrow back to its creator.
@@ -59,18 +115,26 @@ pub(super) fn reserve_rewards(state: &mut State, job: &Job, receipts: &[Receipt]
     state.put_payout(due, job.id, job.round, Payout { shares });
 }
 
-/// Reward = base × work × reputation, but never more than the own share of the work in the round's part of the
-/// escrow: what is left of it, divided equally over the rounds that are left. Work is counted in local steps.
+/// Reward = base × work × reputation, but never more than the own share in the round's part of the escrow: what is left of
+/// it, divided equally over the rounds that are left. Work is counted in local steps. The shares are those of the work, or
+/// of work × reputation where the economy says so: then what a low reputation takes from one goes to the others.
 fn shares(state: &State, job: &Job, receipts: &[Receipt]) -> BTreeMap<NodeKey, u64> {
     let rounds_left = u64::from(job.spec.rounds.saturating_sub(job.round)).max(1);
     let pool = u128::from(job.escrow / rounds_left);
-    let all_work: u128 = receipts.iter().map(work).sum();
     let base = u128::from(state.parameters().base_reward);
+    let full = u128::from(nodes::FULL);
+    let reputation = |receipt: &Receipt| u128::from(state.node(&receipt.node).map_or(0, |node| node.reputation));
+    let by_reputation = state.economy().is_some_and(|economy| economy.shares_by_reputation);
+    let weight = |receipt: &Receipt| work(receipt) * if by_reputation { reputation(receipt) } else { full };
+    let all: u128 = receipts.iter().map(weight).sum();
     let mut shares = BTreeMap::<NodeKey, u64>::new();
     for receipt in receipts {
-        let reputation = state.node(&receipt.node).map_or(0, |node| node.reputation);
-        let own = (pool * work(receipt)).checked_div(all_work).unwrap_or(0);
-        let reward = own.min(base * work(receipt)) * u128::from(reputation) / u128::from(nodes::FULL);
+        let own = (pool * weight(receipt)).checked_div(all).unwrap_or(0);
+        let reward = if by_reputation {
+            own.min(base * work(receipt) * reputation(receipt) / full)
+        } else {
+            own.min(base * work(receipt)) * reputation(receipt) / full
+        };
         *shares.entry(receipt.node).or_default() += u64::try_from(reward).expect("a part of the escrow, which fits");
     }
     shares.retain(|_, share| *share > 0);

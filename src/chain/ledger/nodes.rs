@@ -10,6 +10,7 @@ use super::{
     entries::NodeClock,
     money,
     refusal::{Refusal, check_entries, check_name, check_range, check_text, ensure},
+    reputation,
     state::State,
     tasks,
     transaction::Context,
@@ -22,8 +23,6 @@ use crate::{
 
 /// Everything there is, in basis points.
 pub(super) const FULL: u32 = 10_000;
-/// Below this uptime, reputation is halved, and a node below this reputation is degraded (origin).
-const HALF: u32 = 5_000;
 
 /// What a node offers, as it says.
 pub(super) struct Offer<'a> {
@@ -159,6 +158,7 @@ pub(super) fn go_offline(state: &mut State, id: &NodeKey, reason: &str) {
     for task in held {
         tasks::release(state, &task, reason);
     }
+    reputation::end_presence(state, id);
     state.edit_node_clock(id, |clock| {
         let online = clock.online_since.take().map_or(0, |since| clock.last_beat.saturating_sub(since));
         clock.online_before = clock.online_before.saturating_add(online);
@@ -188,13 +188,12 @@ pub(super) fn assess(state: &mut State, id: &NodeKey) {
         return;
     };
     let online = clock.online_since.is_some();
-    let uptime = uptime(clock, state.clock().live);
-    let reputation = if uptime < HALF { uptime / 2 } else { uptime };
+    let (uptime, reputation) = reputation::measure(state, id, clock);
     let before = state.known_node(id).map_or(NodeStatus::Offline, |node| node.status);
     let status = match (online, before) {
         (false, _) => NodeStatus::Offline,
         (true, NodeStatus::Offline | NodeStatus::Recovering) => NodeStatus::Recovering,
-        (true, _) if reputation < HALF => NodeStatus::Degraded,
+        (true, _) if reputation < reputation::HALF => NodeStatus::Degraded,
         (true, _) => NodeStatus::Online,
     };
     state.edit_node(id, |node| {
@@ -209,14 +208,6 @@ pub(super) fn assess(state: &mut State, id: &NodeKey) {
 
 fn status_updated(id: &NodeKey, status: NodeStatus) -> Event {
     Event::new("node_status_updated").with("node_id", id).with("status", status)
-}
-
-/// Basis points of its registered life that a node was online.
-fn uptime(clock: &NodeClock, live: u64) -> u32 {
-    let registered = live.saturating_sub(clock.registered);
-    let present = clock.online_since.map_or(0, |since| live.saturating_sub(since));
-    let online = clock.online_before.saturating_add(present).min(registered);
-    basis_points(online, registered)
 }
 
 /// `part` of `whole` in basis points; all of nothing is everything.

@@ -4,9 +4,12 @@ use std::ops::Bound;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{Key, Ledger, QueryError, entries::Entry};
+use super::{Key, Ledger, QueryError, entries::Entry, reputation};
 use crate::{
-    chain::wire::query,
+    chain::{
+        records::{OffenceId, OffenceKind},
+        wire::query,
+    },
     codec,
     types::{JobId, NodeKey},
 };
@@ -48,13 +51,36 @@ pub(super) fn answer(ledger: &Ledger, path: &str, data: &[u8]) -> Result<Vec<u8>
                 _ => None,
             }))
         }
+        query::GET_STAKE => Ok(codec::encode(&state.stake(&request.id()?).cloned().unwrap_or_default())),
+        query::GET_STANDING => Ok(codec::encode(&reputation::standing(state, &request.id()?))),
+        query::GET_OFFENCE => Ok(codec::encode(&state.offence(&request.id()?))),
+        query::LIST_OFFENCES => {
+            let from = request.after(Key::Offence, Key::Offence(FIRST_OFFENCE))?;
+            Ok(list(ledger, from, Key::Standing(NodeKey([0; 32])), |entry| match entry {
+                Entry::Offence(offence) => Some(&**offence),
+                _ => None,
+            }))
+        }
+        query::GET_RECORD => {
+            let record = state.get(&request.id()?).map(Entry::to_bytes);
+            Ok(record.unwrap_or_else(|| codec::encode(&None::<u8>)))
+        }
+        query::GET_VALIDATORS => Ok(codec::encode(&state.validators().cloned().unwrap_or_default())),
+        query::GET_TOTALS => Ok(codec::encode(&state.totals())),
         query::CHANGES => Ok(codec::encode(&ledger.changed.after(request.id()?, state, ledger.app_hash()))),
+        query::UPDATES => {
+            let after = if data.is_empty() { None } else { Some(request.id()?) };
+            Ok(codec::encode(&ledger.changed.updates(after, state)))
+        }
         query::PROVE => Ok(codec::encode(&ledger.prove(&request.id()?))),
         _ => Err(QueryError::Path(path.chars().take(128).collect())),
     }
 }
 
 const FIRST_TASK: crate::types::TaskId = crate::types::TaskId { job: JobId([0; 32]), slot: 0 };
+
+const FIRST_OFFENCE: OffenceId =
+    OffenceId { node: NodeKey([0; 32]), kind: OffenceKind::TwoReceipts, job: JobId([0; 32]), round: 0 };
 
 struct Request<'a> {
     path: &'a str,

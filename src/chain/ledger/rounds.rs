@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::{
     Event, jobs, money, nodes,
     refusal::{Refusal, ensure},
+    reputation,
     state::State,
     tasks,
     transaction::Context,
@@ -163,6 +164,7 @@ fn settle(state: &mut State, job: &Job, applied: &[ProvisionalReceipt]) {
     receipts.iter().for_each(|receipt| nodes::assess(state, &receipt.node));
     money::reserve_rewards(state, job, &receipts);
     for receipt in receipts {
+        reputation::settled(state, &receipt.node);
         state.edit_task(&receipt.task, |task| {
             task.cursor += 1;
             task.opt_root = receipt.out_opt_root;

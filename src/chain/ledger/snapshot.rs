@@ -2,26 +2,31 @@
 //!
 //! A snapshot holds the records with the heights of their last change; tree and indexes are built again from them.
 //! It is not signed: whoever takes one from another compares the app hash of the restored ledger with a block header
-//! that it trusts.
+//! that it trusts. A format that is older than this program's is read with the records and the app hash that it has: a state
+//! becomes one of a newer version in a block, on all validators at once, and never by being read.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Ledger, SnapshotError, authenticated::Tree, changes::Changed, entries::Entry, state::State};
+use super::{Key, Ledger, SnapshotError, changes::Changed, entries::Entry, rules::STATE_VERSION, state::State};
 use crate::{
+    chain::authenticated::Tree,
     codec,
     types::{Digest, Verified},
 };
 
-/// Grows with each change of what a snapshot means.
-const FORMAT: u32 = 1;
+/// Grows with each change of what a snapshot means. 1: without the version of the state, which is 1.
+const FORMAT: u32 = 2;
+/// The oldest that is read.
+const OLDEST_FORMAT: u32 = 1;
 /// The longest snapshot in bytes: about a million records. A longer one is refused before it is decoded.
 pub const MAX_SNAPSHOT: usize = 1 << 30;
 
 #[derive(Serialize)]
 struct Written<'a> {
     format: u32,
+    version: u32,
     app_hash: Digest,
     records: Vec<(&'a Key, &'a Entry, u64)>,
 }
@@ -29,21 +34,39 @@ struct Written<'a> {
 #[derive(Deserialize)]
 struct Read {
     format: u32,
+    #[serde(default = "first_version")]
+    version: u32,
     app_hash: Digest,
     records: Vec<(Key, Entry, u64)>,
+}
+
+fn first_version() -> u32 {
+    1
+}
+
+/// The version of a state with these records.
+fn version(rules: Option<&Entry>) -> u32 {
+    match rules {
+        Some(Entry::Rules(rules)) => rules.version,
+        _ => first_version(),
+    }
 }
 
 /// The ledger as bytes.
 pub(super) fn write(ledger: &Ledger) -> Vec<u8> {
     let records = ledger.state.entries().map(|(key, entry)| (key, entry, ledger.changed.height_of(key))).collect();
-    codec::encode(&Written { format: FORMAT, app_hash: ledger.app_hash(), records })
+    let version = version(ledger.state.get(&Key::Rules));
+    codec::encode(&Written { format: FORMAT, version, app_hash: ledger.app_hash(), records })
 }
 
 /// The ledger that these bytes were written from.
 pub(super) fn read(bytes: &[u8]) -> Result<Ledger, SnapshotError> {
     let snapshot: Read = codec::decode(bytes, MAX_SNAPSHOT)?;
-    if snapshot.format != FORMAT {
+    if !(OLDEST_FORMAT..=FORMAT).contains(&snapshot.format) {
         return Err(SnapshotError::Format { found: snapshot.format, expected: FORMAT });
+    }
+    if snapshot.version > STATE_VERSION {
+        return Err(SnapshotError::Version { found: snapshot.version, newest: STATE_VERSION });
     }
     let (mut entries, mut tree, mut changed) = (BTreeMap::new(), Tree::new(), Changed::default());
     let mut values = BTreeMap::new();
@@ -61,8 +84,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<Ledger, SnapshotError> {
         return Err(SnapshotError::AppHash { stated: snapshot.app_hash, computed: tree.root() });
     }
     check_complete(&entries)?;
+    let found = version(entries.get(&Key::Rules));
+    if found != snapshot.version {
+        return Err(SnapshotError::OtherVersion { stated: snapshot.version, found });
+    }
     let mut state = State::from_entries(entries);
     state.take_changed();
+    changed.begin_at(state.clock().height);
     Ok(Ledger { state, tree, changed, verified: Verified::default() })
 }
 

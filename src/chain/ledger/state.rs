@@ -7,13 +7,16 @@ use std::{
 };
 
 use super::{
-    Event, Genesis, Key, Parameters,
+    Economy, Event, Genesis, Key, Parameters, Rules,
     entries::{Clock, Entry, Inference, NodeClock, Payout, TaskClock},
     index::Index,
     refusal::Refusal,
 };
 use crate::{
-    chain::records::{Account, Job, Model, Node, RoundRecord, Task},
+    chain::records::{
+        Account, Allowance, Job, Model, Node, Offence, OffenceId, Proposals, RoundRecord, Stake, Standing, Task,
+        Totals, Validators,
+    },
     types::{JobId, NodeKey, Slot, TaskId},
 };
 
@@ -88,6 +91,10 @@ records! {
     Job: JobId, job put_job;
     Task: TaskId, task put_task;
     TaskClock: TaskId, task_clock put_task_clock;
+    Stake: NodeKey, stake put_stake;
+    Offence: OffenceId, offence put_offence;
+    Standing: NodeKey, standing put_standing;
+    Allowance: NodeKey, allowance put_allowance;
 }
 
 editable! {
@@ -128,9 +135,75 @@ impl State {
         }
     }
 
+    /// The numbers in force in place of those of the genesis; `None` until validators changed one.
+    pub(super) fn rules(&self) -> Option<&Rules> {
+        match self.entries.get(&Key::Rules) {
+            Some(Entry::Rules(rules)) => Some(rules),
+            _ => None,
+        }
+    }
+
+    /// Puts numbers in force.
+    pub(super) fn put_rules(&mut self, rules: Rules) {
+        self.put(Key::Rules, Entry::Rules(Box::new(rules)));
+    }
+
     /// The numbers the ledger runs by.
     pub(super) fn parameters(&self) -> &Parameters {
-        &self.genesis().parameters
+        self.rules().map_or_else(|| &self.genesis().parameters, |rules| &rules.parameters)
+    }
+
+    /// The numbers of its economy, if it has one.
+    pub(super) fn economy(&self) -> Option<&Economy> {
+        self.rules().map_or_else(|| self.genesis().economy.as_ref(), |rules| Some(&rules.economy))
+    }
+
+    /// What validators vote on; `None` for nothing.
+    pub(super) fn proposals(&self) -> Option<&Proposals> {
+        match self.entries.get(&Key::Proposals) {
+            Some(Entry::Proposals(proposals)) => Some(proposals),
+            _ => None,
+        }
+    }
+
+    /// Sets what validators vote on. Nothing is no record.
+    pub(super) fn put_proposals(&mut self, proposals: Proposals) {
+        if proposals.open.is_empty() {
+            self.remove(&Key::Proposals);
+        } else {
+            self.put(Key::Proposals, Entry::Proposals(proposals));
+        }
+    }
+
+    /// The numbers of its economy; a refusal if it has none.
+    pub(super) fn demand_economy(&self) -> Result<&Economy, Refusal> {
+        self.economy().ok_or_else(|| Refusal::conflict("this ledger has no economy: its genesis names none"))
+    }
+
+    /// The sums of the economy.
+    pub(super) fn totals(&self) -> Totals {
+        match self.entries.get(&Key::Totals) {
+            Some(Entry::Totals(totals)) => *totals,
+            _ => Totals::default(),
+        }
+    }
+
+    /// Sets the sums of the economy.
+    pub(super) fn put_totals(&mut self, totals: Totals) {
+        self.put(Key::Totals, Entry::Totals(totals));
+    }
+
+    /// Who makes the blocks; `None` without an economy.
+    pub(super) fn validators(&self) -> Option<&Validators> {
+        match self.entries.get(&Key::Validators) {
+            Some(Entry::Validators(validators)) => Some(validators),
+            _ => None,
+        }
+    }
+
+    /// Sets who makes the blocks.
+    pub(super) fn put_validators(&mut self, validators: Validators) {
+        self.put(Key::Validators, Entry::Validators(validators));
     }
 
     /// Height and times.
@@ -217,6 +290,22 @@ impl State {
     pub(super) fn put_round(&mut self, record: RoundRecord) {
         let key = Key::Round(record.outcome.job, record.outcome.round);
         self.put(key, Entry::Round(Box::new(record)));
+    }
+
+    /// A closed round.
+    pub(super) fn round(&self, job: JobId, round: u32) -> Option<&RoundRecord> {
+        match self.entries.get(&Key::Round(job, round)) {
+            Some(Entry::Round(record)) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// A payout that waits for its height.
+    pub(super) fn payout(&self, height: u64, job: JobId, round: u32) -> Option<&Payout> {
+        match self.entries.get(&Key::Payout(height, job, round)) {
+            Some(Entry::Payout(payout)) => Some(payout),
+            _ => None,
+        }
     }
 
     /// Keeps a payout until its height.

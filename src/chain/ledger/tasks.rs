@@ -12,6 +12,7 @@ use super::{
     index::deadline,
     jobs, nodes,
     refusal::{Refusal, check_range, check_text, ensure},
+    reputation, stake,
     state::State,
     transaction::Context,
 };
@@ -36,6 +37,7 @@ pub(super) fn take_lease(
     let taker = context.creator;
     nodes::assess_known(state, &taker)?;
     check_standing(state, &taker)?;
+    stake::check_enough(state, &taker)?;
     check_free(state, id, generation, &taker)?;
     check_failures(state, id, &taker)?;
     check_capacity(state, id, &taker)?;
@@ -319,7 +321,11 @@ pub(super) fn end_lapsed(state: &mut State) {
     while let Some((at, id)) = state.index().next_lapse()
         && at < state.clock().live
     {
+        // Who handed its task over is not to blame that the other did not come for it.
+        let own = state.task(&id).filter(|task| task.status != TaskStatus::Delegated);
+        let holder = own.and_then(|task| task.holder);
         release(state, &id, "the lease lapsed: no progress in time");
+        holder.iter().for_each(|holder| reputation::lost(state, holder));
     }
 }
 

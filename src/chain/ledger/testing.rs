@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{BlockResult, Genesis, Key, Ledger, Parameters, TransactionResult, entries::Entry, index::Index};
+use super::{BlockResult, Economy, Genesis, Key, Ledger, Parameters, TransactionResult, entries::Entry, index::Index};
 use crate::{
     chain::{
-        records::{Account, Changes, Job, Node, RoundRecord, Task},
+        records::{Account, Changes, Job, Node, Offence, RoundRecord, Stake, Task, Totals},
         wire::{Code, Message, Transaction, query},
     },
     codec,
@@ -101,7 +101,27 @@ pub(super) fn genesis() -> Genesis {
         accounts: BTreeMap::from([(id(200), 5_000)]),
         time: Time::from_millis(1_700_000_000_000),
         validator: id(250),
+        economy: None,
     }
+}
+
+/// An economy in which a test sees who gets what of a slash: half of a stake, of which a fifth goes to the reporter and
+/// three tenths to the creator.
+pub(super) fn economy() -> Economy {
+    let half = 500_000;
+    Economy {
+        slash_two_receipts: half,
+        slash_two_roots: half,
+        slash_forged_receipt: half,
+        slash_verdict: half,
+        reporter_share: 200_000,
+        creator_share: 300_000,
+        ..Economy::default()
+    }
+}
+
+pub(super) fn with_economy(economy: Economy) -> Genesis {
+    Genesis { economy: Some(economy), ..genesis() }
 }
 
 impl World {
@@ -117,7 +137,16 @@ impl World {
 
     /// A ledger on which the people 1 to `count` have registered nodes with room for two tasks each.
     pub(super) fn of_nodes(count: u8) -> Self {
-        let mut world = Self::new();
+        Self::populated(genesis(), count)
+    }
+
+    /// The same on a ledger with an economy.
+    pub(super) fn of_nodes_with(count: u8, economy: Economy) -> Self {
+        Self::populated(with_economy(economy), count)
+    }
+
+    fn populated(genesis: Genesis, count: u8) -> Self {
+        let mut world = Self::with(genesis);
         (1..=count).for_each(|number| world.ok(number, register_message()));
         world
     }
@@ -331,6 +360,15 @@ impl World {
         self.query(query::GET_ACCOUNT, &id(number))
     }
 
+    pub(super) fn stake(&self, number: u8) -> Stake {
+        self.query(query::GET_STAKE, &id(number))
+    }
+
+    pub(super) fn offences(&self) -> Vec<Offence> {
+        let answer = self.ledger.query(query::LIST_OFFENCES, &[]).unwrap();
+        codec::decode(&answer, usize::MAX).unwrap()
+    }
+
     pub(super) fn job(&self, job: JobId) -> Job {
         self.query::<Option<Job>>(query::GET_JOB, &job).unwrap()
     }
@@ -359,6 +397,7 @@ impl World {
 /// The promises of the module's documentation, and that the indexes are what the records give.
 pub(super) fn check_promises(ledger: &Ledger) {
     let mut money = 0;
+    let mut staked = Totals::default();
     let index = Index::over(ledger.state.entries());
     let mut held = BTreeMap::<NodeKey, u32>::new();
     for (key, entry) in ledger.state.entries() {
@@ -367,6 +406,26 @@ pub(super) fn check_promises(ledger: &Ledger) {
             Entry::Account(account) => money += account.balance,
             Entry::Job(job) => money += job.escrow,
             Entry::Payout(payout) => money += payout.shares.values().sum::<u64>(),
+            Entry::Stake(stake) => {
+                let amounts = stake.unbonding.iter().map(|unbonding| unbonding.amount);
+                let waiting = amounts.clone().sum::<u64>();
+                assert!(amounts.clone().all(|amount| amount > 0) && stake.bonded + waiting > 0, "{stake:?}");
+                assert!(stake.unbonding.is_sorted_by_key(|unbonding| unbonding.releases_at), "{stake:?}");
+                money += stake.bonded + waiting;
+                staked.bonded += stake.bonded;
+                staked.unbonding += waiting;
+            }
+            Entry::Offence(offence) => {
+                assert_eq!(offence.slashed, offence.to_reporter + offence.to_creator + offence.burned, "{offence:?}");
+            }
+            Entry::Proposals(proposals) => {
+                let open = &proposals.open;
+                assert!(open.is_sorted_by_key(|one| (one.change.from_height, one.id)) && !open.is_empty());
+                assert!(open.iter().all(|one| one.change.from_height > ledger.height() + 1), "one is overdue");
+                let powers = &ledger.state.validators().unwrap().powers;
+                assert!(open.iter().flat_map(|one| &one.voters).all(|voter| powers.contains_key(voter)));
+                assert!(open.len() <= powers.len());
+            }
             Entry::Task(task) => {
                 let open = matches!(
                     task.status,
@@ -384,6 +443,8 @@ pub(super) fn check_promises(ledger: &Ledger) {
         }
     }
     assert_eq!(money, ledger.state.clock().supply, "money was made or lost");
+    let totals = ledger.state.totals();
+    assert_eq!((totals.bonded, totals.unbonding), (staked.bonded, staked.unbonding));
     assert_eq!(&index, ledger.state.index());
     for (key, entry) in ledger.state.entries() {
         if let (Key::Node(node), Entry::Node(record)) = (key, entry) {

@@ -1,7 +1,9 @@
 //! One transaction: who sent it, whether it is next, and which rule it goes to.
 
 use super::{TransactionResult, refusal::Refusal, state::State};
-use super::{jobs, models, nodes, receipts, refusal::ensure, rounds, tasks};
+use super::{
+    fees, governance, jobs, models, money, nodes, offences, receipts, refusal::ensure, rounds, stake, tasks, verdicts,
+};
 use crate::{
     chain::wire::{MAX_TRANSACTION, Message, Transaction},
     codec,
@@ -29,9 +31,10 @@ pub struct Claim {
 
 /// Whether a transaction may wait for a block.
 pub(super) fn check(state: &State, known: &Verified, bytes: &[u8]) -> TransactionResult {
-    let checked = claim(state, known, bytes).and_then(|claim| {
-        let expected = next_nonce(state, &claim.creator);
-        ensure(claim.nonce >= expected, || used_nonce(claim.nonce, expected))
+    let checked = open(state, known, bytes).and_then(|(context, message)| {
+        let expected = next_nonce(state, &context.creator);
+        ensure(context.nonce >= expected, || used_nonce(context.nonce, expected))?;
+        fees::check(state, &context.creator, &message)
     });
     checked.map_or_else(TransactionResult::from, |()| TransactionResult::default())
 }
@@ -42,7 +45,7 @@ pub(super) fn claim(state: &State, known: &Verified, bytes: &[u8]) -> Result<Cla
 }
 
 /// Applies a transaction. One that is authentic and next uses its nonce even if its message fails; of a failed
-/// message nothing else remains, but that a refused receipt is counted.
+/// message nothing else remains, but the fee, and that a refused receipt is counted.
 pub(super) fn apply(state: &mut State, known: &Verified, bytes: &[u8]) -> TransactionResult {
     let (context, message) = match open(state, known, bytes) {
         Ok(opened) => opened,
@@ -55,6 +58,9 @@ pub(super) fn apply(state: &mut State, known: &Verified, bytes: &[u8]) -> Transa
     let mut account = state.account(&context.creator).cloned().unwrap_or_default();
     account.nonce = expected.saturating_add(1);
     state.put_account(&context.creator, account);
+    if let Err(refusal) = fees::charge(state, &context.creator, &message) {
+        return refusal.into();
+    }
     state.begin();
     match perform(state, &context, &message) {
         Ok(data) => TransactionResult { data, events: state.take_events(), ..TransactionResult::default() },
@@ -77,6 +83,12 @@ fn open(state: &State, known: &Verified, bytes: &[u8]) -> Result<(Context, Messa
     let hash = Digest::of(bytes);
     let transaction: Transaction =
         signed.open_knowing(known).map_err(|error| Refusal::unopened("transaction", &error))?;
+    // As a program that does not know the economy refuses its messages: without one, both are one ledger.
+    ensure(state.economy().is_some() || !transaction.message.needs_economy(), || {
+        Refusal::malformed(
+            "transaction: this ledger has no economy and so no such message: money moves where a genesis names one",
+        )
+    })?;
     let chain_id = &state.genesis().chain_id;
     ensure(transaction.chain_id == *chain_id, || {
         let theirs: String = transaction.chain_id.chars().take(super::MAX_CHAIN_ID).collect();
@@ -127,6 +139,12 @@ fn perform(state: &mut State, context: &Context, message: &Message) -> Result<Ve
             let report = models::Answers { answered: *answered, failed: *failed, round: *round };
             models::report_inference(state, context, job_id, &report)
         }
+        Message::Bond { amount } => stake::bond(state, context, *amount),
+        Message::Unbond { amount } => stake::unbond(state, context, *amount),
+        Message::Send { to, amount } => money::send(state, context, to, *amount),
+        Message::ReportOffence { evidence } => offences::report(state, context, evidence),
+        Message::Verdict { votes } => verdicts::find(state, votes),
+        Message::ChangeParameters { votes } => governance::vote(state, votes),
     }
 }
 
@@ -150,6 +168,7 @@ mod tests {
             accounts: BTreeMap::new(),
             time: Time::from_millis(1),
             validator: NodeKey([0; 32]),
+            economy: None,
         };
         let mut ledger = crate::chain::ledger::Ledger::new(genesis).unwrap();
         let message = Message::RegisterNode {

@@ -19,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::abci::Keep;
 use crate::{
-    chain::abci::{
-        local::{self, Chain, Home, LocalError, Member, Plan, Terms},
-        supervise::{self, Programs},
+    chain::{
+        abci::{
+            local::{self, Chain, Home, LocalError, Member, Plan, Terms},
+            supervise::{self, Programs},
+        },
+        ledger::Economy,
     },
     cli::{Context, Error, output::table},
     types::NodeKey,
@@ -42,6 +45,10 @@ struct Numbers {
     /// A balance from the start: a node key and an amount in the smallest unit; may be given several times.
     #[arg(long = "account", value_name = "KEY=AMOUNT", value_parser = account)]
     accounts: Vec<(NodeKey, u64)>,
+    /// A TOML file with the numbers of stake, offences, reputation and fees; an empty one for the defaults. Without it
+    /// the ledger has none of them.
+    #[arg(long, value_name = "FILE")]
+    economy: Option<PathBuf>,
 }
 
 impl Numbers {
@@ -52,8 +59,21 @@ impl Numbers {
                 return Err(Error::Input(format!("account {account} is given twice; give it one --account")));
             }
         }
-        Ok(Terms { faucet: self.faucet, offline_after: Duration::from_secs_f64(self.offline_after), accounts })
+        let economy = self.economy.as_deref().map(economy).transpose()?;
+        Ok(Terms { faucet: self.faucet, offline_after: Duration::from_secs_f64(self.offline_after), accounts, economy })
     }
+}
+
+/// The numbers in a file, which is short: a longer one is no such file.
+fn economy(path: &Path) -> Result<Economy, Error> {
+    const MOST_BYTES: u64 = 64 * 1024;
+    let named = |reason: String| Error::Input(format!("--economy {}: {reason}", path.display()));
+    let length = std::fs::metadata(path).map_err(|error| named(error.to_string()))?.len();
+    if length > MOST_BYTES {
+        return Err(named(format!("it has {length} bytes, over the limit of {MOST_BYTES}")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| named(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| named(error.to_string()))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -281,7 +301,24 @@ mod tests {
         assert!(account("xy=1").unwrap_err().contains("node key"));
         assert!(seconds("0").is_err() && seconds("nan").is_err() && seconds("3.5").is_ok());
         let twice = vec![(NodeKey([1; 32]), 1), (NodeKey([1; 32]), 2)];
-        let numbers = Numbers { chain_id: "a".into(), faucet: 0, offline_after: 90.0, accounts: twice };
+        let numbers = Numbers { chain_id: "a".into(), faucet: 0, offline_after: 90.0, accounts: twice, economy: None };
         assert!(numbers.terms().unwrap_err().to_string().contains("given twice"));
+    }
+
+    #[test]
+    fn an_economy_is_read_from_its_file_or_named_with_the_line_that_is_wrong() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = |text: &str| {
+            let path = directory.path().join("economy.toml");
+            std::fs::write(&path, text).unwrap();
+            economy(&path)
+        };
+        assert_eq!(file("").unwrap(), Economy::default());
+        assert_eq!(file("min_stake = 5\nshares_by_reputation = true").unwrap().min_stake, 5);
+        let wrong = file("min_stake = 5\ntax = 1").unwrap_err().to_string();
+        assert!(wrong.contains("economy.toml") && wrong.contains("tax") && wrong.contains("line 2"), "{wrong}");
+        assert!(file(&"#".repeat(70_000)).unwrap_err().to_string().contains("over the limit"));
+        let absent = economy(&directory.path().join("none")).unwrap_err().to_string();
+        assert!(absent.contains("--economy") && absent.contains("No such file"), "{absent}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod abci;
 mod chain;
+mod parameters;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -26,6 +27,12 @@ enum Command {
     Genesis(chain::Genesis),
     /// Run the ledger as the application of a CometBFT that is started otherwise.
     Abci(abci::Abci),
+    /// Show the numbers that the ledger runs by, and what its validators vote on.
+    Parameters,
+    /// Vote, as a validator, for other numbers.
+    Vote(parameters::Vote),
+    /// Send votes that validators signed elsewhere.
+    SendVotes(parameters::SendVotes),
 }
 
 impl Arguments {
@@ -36,6 +43,9 @@ impl Arguments {
             Some(Command::Run(run)) => run.run(context).await,
             Some(Command::Genesis(genesis)) => genesis.run(),
             Some(Command::Abci(abci)) => abci.run().await,
+            Some(Command::Parameters) => parameters::show(context).await,
+            Some(Command::Vote(vote)) => vote.run(context).await,
+            Some(Command::SendVotes(votes)) => votes.run(context).await,
         }
     }
 }

@@ -59,7 +59,8 @@ impl ChainProcess {
     /// Makes the chain in `directory/chain`, and starts it.
     pub(super) fn start(directory: &Path, settings: &Settings) -> Result<Self, Error> {
         let home = directory.join("chain");
-        let terms = Terms { faucet: FAUCET, offline_after: settings.offline_after, accounts: BTreeMap::new() };
+        let offline_after = settings.offline_after;
+        let terms = Terms { faucet: FAUCET, offline_after, accounts: BTreeMap::new(), economy: None };
         let plan = Plan {
             chain_id: CHAIN_ID.to_owned(),
             validators: settings.validators,

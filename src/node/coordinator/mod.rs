@@ -27,13 +27,16 @@ mod on_proof;
 mod on_recovery;
 mod on_shard;
 mod pending;
+mod reports;
 mod safekeeping;
 mod shutdown;
 mod status;
 mod submission;
+mod terms;
 mod upkeep;
 pub mod view;
 mod volunteer;
+mod wallet;
 mod work;
 
 use std::{
@@ -104,6 +107,9 @@ pub struct Config {
     pub recovery: recovery::Config,
     /// There is a Kubo that pins.
     pub kubo: bool,
+    /// What is bonded on the configured ledger by itself, if that asks for stake: at most this, in its smallest unit.
+    #[serde(default)]
+    pub stake: u64,
     /// Longest time for checkpoints and handing back at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -117,10 +123,21 @@ struct LedgerState {
     /// The way to it leads through a peer.
     through_peer: bool,
     reason: Option<String>,
+    /// Endpoints that lied or are stale, and what did not match.
+    distrusted: BTreeMap<String, String>,
     /// It was read to its end at least once; that end may be empty.
     read: bool,
     /// A registration is on its way.
     registering: bool,
+    /// What it asks of nodes, and what this one has bonded; `None` until it said.
+    terms: Option<edges::Terms>,
+    /// It was asked for them at this time, and has not answered.
+    asking_terms: bool,
+    terms_at: Time,
+    /// A bond is on its way.
+    bonding: bool,
+    /// When one was sent last.
+    bonded_at: Time,
     /// Transactions on their way.
     outbox: u32,
     /// For a job's own ledger: the peer that carries it.
@@ -179,6 +196,8 @@ pub struct Coordinator {
     runs: RunLog,
     counters: Counters,
     receipts: BTreeMap<(TaskId, u32), on_proof::OwnReceipt>,
+    /// What others signed, and what of it was reported.
+    reports: reports::Reports,
     /// What is pinned was told to the mesh.
     provided: bool,
     stopping: Option<shutdown::Stopping>,
@@ -235,6 +254,7 @@ impl Coordinator {
             runs: RunLog::default(),
             counters: Counters::default(),
             receipts: BTreeMap::new(),
+            reports: reports::Reports::default(),
             provided: false,
             stopping: None,
             last_tick: now,
@@ -300,6 +320,7 @@ impl Coordinator {
             self.lose_patience();
             self.reconcile_all();
             self.close_finished_ledgers();
+            self.tend_terms();
             self.tend_submissions();
             self.tend_shutdown();
         }

@@ -43,6 +43,13 @@ impl Coordinator {
             Command::Logs { task, tail } => self.on_logs_asked(id, task, tail),
             Command::ProofOf { task, round } => self.on_proof_asked(id, task, round),
             Command::Account => self.on_account_asked(id),
+            Command::Wallet => self.on_wallet_asked(id),
+            Command::Rewards => self.on_rewards_asked(id),
+            Command::Send(payment) => self.on_payment(id, payment),
+            Command::Bond(api::Amount { amount }) => self.on_bond(id, amount),
+            Command::Unbond(api::Amount { amount }) => self.on_unbond(id, amount),
+            Command::Parameters => self.on_parameters_asked(id),
+            Command::VoteParameters(api::ParameterVotes { votes }) => self.on_votes(id, votes),
             Command::Metrics => self.reply(id, Reply::Metrics(Box::new(self.metrics_reply()))),
             Command::Shutdown => {
                 self.reply(id, Reply::Done(Done { message: "stopping".into() }));

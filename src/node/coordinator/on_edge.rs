@@ -30,6 +30,7 @@ impl Coordinator {
             (Answer::DataKey(Ok(_)), Pending::ForgetDataKey) => {}
             (Answer::Roots(roots), Pending::Provide) => self.on_roots_to_provide(&roots),
             (Answer::Roots(roots), Pending::Repair) => self.on_roots_to_repair(&roots),
+            (Answer::Terms(result), Pending::Terms { ledger }) => self.on_terms(&ledger, result),
             (Answer::Pinned(Err(reason)), _) => tracing::warn!(reason, "a checkpoint's pin could not be changed"),
             (Answer::Pinned(Ok(())), _) => {}
             (answer, pending) => tracing::error!(?answer, ?pending, "an edge answered something else"),

@@ -172,10 +172,14 @@ impl Coordinator {
                 tracing::debug!(%task, round, %update_cid, "an update is out");
             }
             JobUpdate::Proposal { outcome, vote } => {
+                self.look_at_vote(&vote, Some(&outcome));
                 let proposal = round::Input::Proposal { from: message.node, outcome, vote };
                 self.rounds.handle(proposal, self.now);
             }
-            JobUpdate::Vote(vote) => self.rounds.handle(round::Input::Vote { vote }, self.now),
+            JobUpdate::Vote(vote) => {
+                self.look_at_vote(&vote, None);
+                self.rounds.handle(round::Input::Vote { vote }, self.now);
+            }
         }
     }
 

@@ -11,6 +11,9 @@ use crate::{
     types::{JobId, JobStatus, NodeKey, NodeStatus, TaskId, TaskStatus},
 };
 
+/// Endpoints of a ledger whose faults `status` shows: as many as a client has.
+const MAX_DISTRUSTED: usize = 32;
+
 impl Coordinator {
     pub(super) fn on_ledger(&mut self, ledger: &str, event: client::Event) {
         match event {
@@ -18,6 +21,13 @@ impl Coordinator {
                 self.on_ledger_connected(ledger, endpoint, through_peer);
             }
             client::Event::Disconnected { reason } => self.on_ledger_lost(ledger, reason),
+            client::Event::Distrusted { endpoint, reason } => {
+                let state = self.ledgers.entry(ledger.to_owned()).or_default();
+                state.distrusted.insert(endpoint, reason);
+                if state.distrusted.len() > MAX_DISTRUSTED {
+                    state.distrusted.pop_first();
+                }
+            }
             client::Event::Changes(changes) => self.on_changes(ledger, *changes),
             client::Event::Committed { id, code, log, data, .. } => {
                 self.settle_outbox(ledger);
@@ -40,6 +50,7 @@ impl Coordinator {
         let state = self.ledgers.entry(ledger.to_owned()).or_default();
         let news = !state.connected;
         state.connected = true;
+        state.distrusted.remove(&endpoint);
         state.endpoint = Some(endpoint);
         state.through_peer = through_peer;
         state.reason = None;
@@ -227,6 +238,8 @@ impl Coordinator {
             Pending::TaskStatus { task } if code != 0 => {
                 tracing::warn!(%task, log, "the ledger refused a task's status")
             }
+            Pending::Bond { ledger } => self.on_bonded(&ledger, code, log),
+            Pending::Report { id } => self.on_reported(&id, code, log),
             Pending::Beat if code != 0 => tracing::warn!(log, "the ledger refused a beat"),
             _ => {}
         }

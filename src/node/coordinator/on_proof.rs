@@ -219,6 +219,7 @@ impl Coordinator {
 
     /// Another node asks for its receipt to be checked: fetches what it speaks of, then looks at every byte.
     fn on_receipt_asked(&mut self, token: ResponseToken, peer: PeerId, signed: Signed) {
+        self.look_at_receipt(&signed);
         let check = match self.read_receipt(token, signed) {
             Ok(check) => check,
             Err(refused) => return self.output(Output::Proof(Input::AnswerReceipt { token, result: Err(refused) })),

@@ -3,6 +3,7 @@
 use libp2p::PeerId;
 
 use super::{on_proof::CheckReceipt, safekeeping::Part};
+use crate::chain::records::OffenceId;
 use crate::protocol::ResponseToken;
 use crate::types::{ContentId, Generation, JobId, LedgerId, NodeKey, Round, Slot, TaskId};
 
@@ -71,6 +72,12 @@ pub(super) enum Pending {
     Provide,
     /// What is pinned is listed, to be made whole.
     Repair,
+    /// What a ledger asks of nodes is read.
+    Terms { ledger: LedgerId },
+    /// The stake that a ledger asks for is bonded.
+    Bond { ledger: LedgerId },
+    /// An offence is reported.
+    Report { id: OffenceId },
     /// A path to a peer is being measured.
     Speed,
 }

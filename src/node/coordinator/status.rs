@@ -243,6 +243,7 @@ impl Coordinator {
             app_hash: state.and_then(|state| state.view.app_hash),
             outbox: state.map_or(0, |state| state.outbox),
             reason: state.and_then(|state| state.reason.clone()),
+            distrusted: state.map(|state| state.distrusted.clone()).unwrap_or_default(),
         }
     }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Coordinator, Pending, work::Phase, work::Work};
 use crate::{
-    chain::wire::Message,
+    chain::wire::{Code, Message},
     types::{Generation, JobId, NodeKey, TaskId, TaskStatus, rendezvous},
     validator,
 };
@@ -73,6 +73,10 @@ impl Coordinator {
             task: record,
             free: self.resources.free(),
             held: &held,
+            stake: state.terms.map_or(validator::Stake::default(), |terms| validator::Stake {
+                bonded: terms.bonded,
+                needed: terms.min_stake,
+            }),
             now: self.now,
         };
         validator::validate_assignment(&view, &self.config.policy).map_err(|rejection| rejection.to_string())
@@ -120,7 +124,13 @@ impl Coordinator {
             // The lease shows in the next changes; reconciling begins the round.
             return;
         }
-        tracing::info!(%task, generation, log, "another node has the lease");
+        tracing::info!(%task, generation, log, "the ledger gave the lease to another node, or to none");
+        if code == Code::Funds as u32
+            && let Some(ledger) = self.ledger_of(&task.job)
+        {
+            // The stake was enough when this node looked last.
+            self.ask_terms(&ledger);
+        }
         let asked = |work: &Work| work.phase == Phase::Leasing && work.generation == generation.saturating_add(1);
         if self.works.get(&task).is_some_and(asked) {
             self.works.remove(&task);

@@ -12,6 +12,7 @@ mod escrow;
 mod leases;
 mod model;
 mod rollback;
+pub(super) mod supply;
 
 use std::fmt;
 
@@ -106,6 +107,7 @@ impl Watch {
         world.watch.leases.check(world)?;
         world.watch.batches.check_cursors(world)?;
         escrow::check_jobs(world)?;
+        supply::check(world)?;
         world.watch.checkpoints.check(world)?;
         bounded::check(world)
     }

@@ -46,11 +46,18 @@ pub(super) fn cometbft() -> PathBuf {
 impl Chain {
     /// A chain that does not run yet, with a block every 100 ms. `flags` are for `ledger run`.
     pub(super) fn new(validators: u32, flags: &[&str]) -> Self {
+        Self::made_with(validators, &[], flags)
+    }
+
+    /// The same, with further flags for `ledger init`.
+    pub(super) fn made_with(validators: u32, init: &[&str], flags: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("atlas-chain-").tempdir().unwrap();
         let home = directory.path().join("chain");
         let made = program()
             .args(["ledger", "init", "--chain-id", CHAIN_ID, "--validators", &validators.to_string()])
-            .args(["--block-time", "100", "--base-port", "0", "--faucet", "1000000", "--home"])
+            .args(["--block-time", "100", "--base-port", "0", "--faucet", "1000000"])
+            .args(init)
+            .arg("--home")
             .arg(&home)
             .output()
             .unwrap();

@@ -3,10 +3,16 @@
 
 mod bad;
 mod chain;
+mod economy;
 mod joins;
 mod kills;
+mod liar;
+mod liars;
 mod main_job;
 mod one;
 mod replay;
+mod stake;
 mod throughput;
+mod votes;
+mod wallet;
 mod writer;

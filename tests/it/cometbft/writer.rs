@@ -7,7 +7,7 @@ use std::{
 
 use atlas_node::{
     chain::{
-        client::{Client, Config, Endpoint, Event, Handle, Poll},
+        client::{Client, Config, Endpoint, Event, Handle, Poll, Trust},
         wire::Message,
     },
     identity::Keypair,
@@ -25,20 +25,52 @@ pub(super) struct Writer {
     open: BTreeSet<u64>,
     /// What was acknowledged: the block of each transaction.
     pub(super) committed: BTreeMap<Digest, u64>,
+    /// Endpoints that were named, and what for.
+    pub(super) distrusted: Vec<(String, String)>,
+    /// The models that the client told of.
+    pub(super) models: BTreeSet<String>,
 }
 
 impl Writer {
     /// The account of `secret`, whose outbox is in `directory`.
     pub(super) fn new(directory: &Path, secret: u8, urls: &[String]) -> Self {
+        Self::with(directory, secret, urls, None)
+    }
+
+    /// The same, which believes no endpoint if there is a `trust`.
+    pub(super) fn with(directory: &Path, secret: u8, urls: &[String], trust: Option<Trust>) -> Self {
         let config = Config {
             ledger: CHAIN_ID.to_owned(),
             validator: None,
             endpoints: urls.iter().cloned().map(Endpoint::Http).collect(),
             outbox_dir: directory.join(format!("outbox-{secret}")),
             poll: Poll::default(),
+            trust,
         };
         let (handle, events) = Client::start(config, &Keypair::from_secret(&[secret; 32])).unwrap();
-        Self { handle, events, next: 0, open: BTreeSet::new(), committed: BTreeMap::new() }
+        Self {
+            handle,
+            events,
+            next: 0,
+            open: BTreeSet::new(),
+            committed: BTreeMap::new(),
+            distrusted: Vec::new(),
+            models: BTreeSet::new(),
+        }
+    }
+
+    /// The client.
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Waits until the client has told what is looked for.
+    pub(super) async fn until_told(&mut self, what: &str, told: impl Fn(&Self) -> bool) {
+        let limit = tokio::time::Instant::now() + SOON;
+        while !told(self) {
+            let event = tokio::time::timeout_at(limit, self.events.recv()).await;
+            self.on_event(event.unwrap_or_else(|_| panic!("not in time: {what}")).expect("the client runs"));
+        }
     }
 
     /// Submits so many messages, each of which can succeed once only.
@@ -53,6 +85,21 @@ impl Writer {
             self.handle.submit(self.next, message, true).unwrap();
             self.open.insert(self.next);
             self.next += 1;
+        }
+    }
+
+    /// Submits one message and waits until it is in a block: its code and answer.
+    pub(super) async fn order(&mut self, message: Message) -> (u32, Vec<u8>) {
+        let own = self.next;
+        self.next += 1;
+        self.handle.submit(own, message, true).unwrap();
+        let limit = tokio::time::Instant::now() + SOON;
+        loop {
+            let event = tokio::time::timeout_at(limit, self.events.recv()).await.expect("it is in a block in time");
+            match event.expect("the client runs") {
+                Event::Committed { id, code, data, .. } if id == own => return (code, data),
+                event => self.on_event(event),
+            }
         }
     }
 
@@ -87,7 +134,9 @@ impl Writer {
                 assert!(self.committed.insert(hash, height).is_none(), "two submissions are one transaction");
             }
             Event::Rejected { id, reason } => panic!("{id} was refused: {reason}"),
-            Event::Connected { .. } | Event::Disconnected { .. } | Event::Changes(_) => {}
+            Event::Distrusted { endpoint, reason } => self.distrusted.push((endpoint, reason)),
+            Event::Changes(changes) => self.models.extend(changes.models.into_iter().map(|model| model.id)),
+            Event::Connected { .. } | Event::Disconnected { .. } => {}
         }
     }
 }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use atlas_node::{
-    chain::{ledger::Parameters, rpc},
+    chain::{
+        ledger::{Economy, Parameters},
+        rpc,
+    },
     conduct::{self, Budget, Offence},
     executor, gossip, health, proof,
     protocol::{State, frame},
@@ -216,9 +219,11 @@ fn the_messages_of_a_transaction_and_its_codes_are_those_of_the_source() {
 #[test]
 fn the_parameters_of_a_ledger_are_those_of_the_source() {
     let page = read_page("ledger-state");
-    let defaults = serde_json::to_value(Parameters::default()).unwrap();
-    for (name, value) in defaults.as_object().unwrap() {
-        assert!(page.contains(&format!("`{name}` {value}")), "ledger-state.md does not say `{name}` {value}");
+    let defaults = [serde_json::to_value(Parameters::default()), serde_json::to_value(Economy::default())];
+    for defaults in defaults {
+        for (name, value) in defaults.unwrap().as_object().unwrap() {
+            assert!(page.contains(&format!("`{name}` {value}")), "ledger-state.md does not say `{name}` {value}");
+        }
     }
 }
 

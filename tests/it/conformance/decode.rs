@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use atlas_node::{
     chain::{
-        ledger::{Genesis, Ledger, Parameters},
+        ledger::{Economy, Genesis, Ledger, Parameters},
         wire::{Code, MAX_TRANSACTION, Transaction},
     },
     codec, gossip,
@@ -33,7 +33,7 @@ pub(crate) const CHAIN: &str = "atlas-test";
 /// Longer than any answer of a ledger.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Keys whose value is a byte string, which `serde_bytes` writes to JSON as a list of numbers.
-const BYTE_STRINGS: &[&str] = &["Upload", "Data", "Ok", "body", "bytes", "input", "result", "sealed", "value"];
+const BYTE_STRINGS: &[&str] = &["Upload", "Data", "Ok", "body", "bytes", "input", "key", "result", "sealed", "value"];
 
 /// What bytes mean.
 pub(crate) struct Read {
@@ -187,9 +187,10 @@ fn of_signed(error: &SignedError) -> String {
     .into()
 }
 
-/// A transaction, as a ledger that has seen none takes it.
+/// A transaction, as a ledger with an economy that has seen none takes it.
 pub(crate) fn transaction(bytes: &[u8]) -> Result<Read, String> {
-    let checked = ledger().check(bytes);
+    let genesis = Genesis { economy: Some(Economy::default()), ..ledger().genesis().clone() };
+    let checked = Ledger::new(genesis).unwrap().check(bytes);
     if checked.code != Code::Ok as u32 {
         return Err(format!("code {}", checked.code));
     }
@@ -206,6 +207,7 @@ pub(crate) fn ledger() -> Ledger {
         accounts: [(rich, 1_000_000)].into(),
         time: Time::from_millis(1_760_000_000_000),
         validator: NodeKey([9; 32]),
+        economy: None,
     })
     .unwrap()
 }

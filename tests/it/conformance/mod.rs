@@ -10,7 +10,7 @@ mod compute;
 mod coverage;
 mod decode;
 mod fuzzed;
-mod make;
+pub(crate) mod make;
 mod reader;
 mod registry;
 mod vectors;

@@ -3,7 +3,7 @@
 use atlas_node::{
     api,
     chain::{
-        ledger::{Clock, Inference, Key, NodeClock, Payout, Proof, TaskClock},
+        ledger::{Clock, Inference, Key, NodeClock, Payout, Proof, Rules, TaskClock},
         records, rpc,
         wire::{MAX_TRANSACTION, Transaction},
     },
@@ -11,8 +11,8 @@ use atlas_node::{
     protocol::{Message, State},
     shard,
     types::{
-        Attestation, Beat, CheckpointManifest, JobId, JobSpec, NodeKey, Receipt, RoundOutcome, RoundVote, ShardSpec,
-        SignedObject, TaskId,
+        Attestation, Beat, CheckpointManifest, JobId, JobSpec, NodeKey, ParameterVote, Receipt, RoundOutcome,
+        RoundVote, ShardSpec, SignedObject, TaskId, VerdictVote,
     },
 };
 
@@ -119,6 +119,8 @@ fn signed_objects() -> Vec<WireType> {
         signed::<Attestation>("signed-attestation", "types/receipt.rs", "Attestation", "receipt"),
         signed::<CheckpointManifest>("signed-checkpoint", "types/checkpoint.rs", "CheckpointManifest", "checkpoint"),
         signed::<RoundVote>("signed-round-vote", "types/round.rs", "RoundVote", "round-outcome"),
+        signed::<VerdictVote>("signed-verdict-vote", "types/verdict.rs", "VerdictVote", "transaction"),
+        signed::<ParameterVote>("signed-parameter-vote", "types/parameters.rs", "ParameterVote", "transaction"),
         signed::<gossip::Announcement>("signed-announcement", gossip, "Announcement", "announcement"),
         signed::<gossip::AssignmentNotice>("signed-assignment-notice", gossip, "AssignmentNotice", "assignment-notice"),
         signed::<gossip::Rollback>("signed-rollback", gossip, "Rollback", "rollback"),
@@ -146,17 +148,27 @@ fn ledger_values() -> Vec<WireType> {
         plain("round-record", "ledger-query", decode::plain::<records::RoundRecord>),
         plain("model-record", "ledger-query", decode::plain::<records::Model>),
         plain("changes", "ledger-query", decode::plain::<records::Changes>),
+        plain("updates", "ledger-query", decode::plain::<records::Updates>),
+        plain("stake-record", "ledger-query", decode::plain::<records::Stake>),
+        plain("standing-record", "ledger-query", decode::plain::<records::Standing>),
+        plain("offence-id", "ledger-query", decode::plain::<records::OffenceId>),
+        plain("offence-record", "ledger-query", decode::plain::<records::Offence>),
+        plain("validators-record", "ledger-query", decode::plain::<records::Validators>),
+        plain("proposals-record", "ledger-query", decode::plain::<records::Proposals>),
+        plain("totals-record", "ledger-query", decode::plain::<records::Totals>),
         plain("node-key", "ledger-query", decode::plain::<NodeKey>),
         plain("job-id", "ledger-query", decode::plain::<JobId>),
         plain("task-id", "ledger-query", decode::plain::<TaskId>),
         plain("record-key", "ledger-state", decode::plain::<Key>),
         plain("record-proof", "ledger-state", decode::plain::<Proof>),
         plain("genesis-record", "ledger-state", decode::plain::<atlas_node::chain::ledger::Genesis>),
+        plain("rules-record", "ledger-state", decode::plain::<Rules>),
         plain("clock-record", "ledger-state", decode::plain::<Clock>),
         plain("node-clock-record", "ledger-state", decode::plain::<NodeClock>),
         plain("task-clock-record", "ledger-state", decode::plain::<TaskClock>),
         plain("payout-record", "ledger-state", decode::plain::<Payout>),
         plain("inference-record", "ledger-state", decode::plain::<Inference>),
+        plain("allowance-record", "ledger-state", decode::plain::<records::Allowance>),
     ]
 }
 
@@ -179,6 +191,9 @@ fn control() -> Vec<WireType> {
         plain("Register", "control-api", decode::control::<api::Register>),
         plain("ShardAdd", "control-api", decode::control::<api::ShardAdd>),
         plain("ShardGet", "control-api", decode::control::<api::ShardGet>),
+        plain("Payment", "control-api", decode::control::<api::Payment>),
+        plain("ParameterVotes", "control-api", decode::control::<api::ParameterVotes>),
+        plain("Amount", "control-api", decode::control::<api::Amount>),
         plain("Error", "control-api", decode::control::<api::Error>),
         plain("NodeEvent", "control-api", decode::control::<api::NodeEvent>),
     ]

@@ -25,7 +25,7 @@ use super::{
     request::Broadcast,
 };
 use crate::{
-    chain::{ledger::TransactionResult, wire},
+    chain::{ledger::TransactionResult, light::EVIDENCE_AGE, wire},
     types::Digest,
 };
 
@@ -350,7 +350,7 @@ fn consensus_params() -> consensus::Params {
         block: tendermint::block::Size { max_bytes: MAX_BLOCK_BYTES as u64, max_gas: -1, time_iota_ms: 1 },
         evidence: evidence::Params {
             max_age_num_blocks: 100_000,
-            max_age_duration: evidence::Duration(Duration::from_hours(48)),
+            max_age_duration: evidence::Duration(EVIDENCE_AGE),
             max_bytes: 1024 * 1024,
         },
         validator: consensus::params::ValidatorParams { pub_key_types: vec![public_key::Algorithm::Ed25519] },

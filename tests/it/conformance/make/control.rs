@@ -1,6 +1,6 @@
 //! The control API: bodies of requests, errors, events. JSON.
 
-use super::{super::vectors::Page, Maker, sample};
+use super::{super::vectors::Page, Maker, ledger, sample};
 
 pub(super) fn pages() -> Vec<Page> {
     let mut maker = Maker::new("control-api");
@@ -8,6 +8,7 @@ pub(super) fn pages() -> Vec<Page> {
     let job = sample::job();
     let spec = serde_json::to_string(&sample::spec()).unwrap();
     let shards = serde_json::to_string(&sample::shards()).unwrap();
+    let vote = serde_json::to_string(&sample::keypair(3).seal(&ledger::parameter_vote(3))).unwrap();
     let prepared = format!(r#"{{"spec":{spec},"shards":{shards}}}"#);
     let bodies = [
         ("Submit", "with defaults", r#"{"job_file":"name = \"x\"","base_directory":"/home/me"}"#.to_owned()),
@@ -21,6 +22,10 @@ pub(super) fn pages() -> Vec<Page> {
         ("ShardAdd", "a CAR", r#"{"path":"/tmp/data.car","car":true}"#.to_owned()),
         ("ShardGet", "kept", format!(r#"{{"cid":"{cid}"}}"#)),
         ("ShardGet", "written", format!(r#"{{"cid":"{cid}","to":"/tmp/out"}}"#)),
+        ("Payment", "to a peer", format!(r#"{{"to":"{}","amount":5}}"#, sample::keypair(2).peer_id())),
+        ("Payment", "to a key", format!(r#"{{"to":"{}","amount":18446744073709551615}}"#, sample::key(2))),
+        ("ParameterVotes", "one", format!(r#"{{"votes":[{vote}]}}"#)),
+        ("Amount", "some", r#"{"amount":1}"#.to_owned()),
         ("Error", "with a hint", r#"{"code":"not_found","message":"no such job","hint":"atlas-node jobs"}"#.to_owned()),
         ("Error", "without", r#"{"code":"busy","message":"ask again"}"#.to_owned()),
         ("NodeEvent", "lost", r#"{"event":"lost","count":3}"#.to_owned()),
@@ -47,6 +52,11 @@ pub(super) fn pages() -> Vec<Page> {
         ("Register", "mistyped", r#"{"node_id":7}"#.to_owned(), "a label is text"),
         ("ShardAdd", "negative", r#"{"path":-1}"#.to_owned(), "a path is text"),
         ("ShardGet", "no CID", r#"{"cid":"bafy"}"#.to_owned(), "the text is no CID"),
+        ("Payment", "nobody", r#"{"to":"anna","amount":5}"#.to_owned(), "an account is a node key or a peer id"),
+        ("Payment", "no key", format!(r#"{{"to":"{}","amount":5}}"#, "02".repeat(32)), "no point of the curve"),
+        ("Payment", "negative", format!(r#"{{"to":"{}","amount":-5}}"#, sample::key(2)), "an amount is not below 0"),
+        ("ParameterVotes", "no list", format!(r#"{{"votes":{vote}}}"#), "votes are a list"),
+        ("Amount", "unknown field", r#"{"amount":1,"from":2}"#.to_owned(), "bodies are closed"),
         ("Error", "unknown code", r#"{"code":"later","message":""}"#.to_owned(), "codes are listed"),
         ("NodeEvent", "unknown event", r#"{"event":"later"}"#.to_owned(), "a reader of the stream skips it"),
     ];

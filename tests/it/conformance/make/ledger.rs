@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use atlas_node::{
     chain::{
-        ledger::{Clock, Inference, Key, NodeClock, Payout, TaskClock},
+        ledger::{Clock, Economy, Genesis, Inference, Key, NodeClock, Payout, Rules, TaskClock},
         records,
-        wire::{Message, Transaction},
+        wire::{Evidence, Message, Transaction, VotedOutcome},
     },
     codec,
-    types::{Digest, JobStatus, Round, TaskStatus, Time},
+    types::{
+        Digest, JobStatus, ParameterChange, ParameterVote, Receipt, Round, RoundOutcome, RoundVote, TaskStatus, Time,
+        VerdictVote,
+    },
 };
 use serde_json::json;
 
@@ -78,9 +81,58 @@ fn messages() -> Vec<(&'static str, Transaction)> {
     ]
 }
 
+fn verdict_vote(validator: u8) -> VerdictVote {
+    let (node, evidence) = (sample::key(2), sample::digest("evidence"));
+    VerdictVote { node, job: sample::job(), round: 3, evidence, validator: sample::key(validator) }
+}
+
+pub(super) fn parameter_vote(validator: u8) -> ParameterVote {
+    let values = [("base_reward".to_owned(), 2_000), ("economy.shares_by_reputation".to_owned(), 1)].into();
+    let change = ParameterChange { chain_id: decode::CHAIN.into(), values, from_height: 1_000 };
+    ParameterVote { change, validator: sample::key(validator) }
+}
+
+/// The messages of a ledger with an economy.
+fn of_an_economy() -> Vec<(&'static str, Transaction)> {
+    let second = Receipt { out_state_root: sample::digest("another"), ..sample::receipt() };
+    let [first, second] = [sample::receipt(), second].map(|receipt| sample::keypair(2).seal(&receipt));
+    let voted = |outcome: RoundOutcome| {
+        let vote = RoundVote { outcome: outcome.digest(), ..sample::vote(2) };
+        VotedOutcome { outcome, vote: sample::keypair(2).seal(&vote) }
+    };
+    let lie = RoundOutcome { params_root: sample::digest("lie"), ..sample::outcome() };
+    let report = |evidence| transaction(Message::ReportOffence { evidence: Box::new(evidence) });
+    let receipt = first.clone();
+    let votes = [3, 4].map(|number| sample::keypair(number).seal(&verdict_vote(number))).to_vec();
+    let parameter_votes = [3, 4].map(|number| sample::keypair(number).seal(&parameter_vote(number))).to_vec();
+    vec![
+        ("Verdict", transaction(Message::Verdict { votes })),
+        ("ChangeParameters", transaction(Message::ChangeParameters { votes: parameter_votes })),
+        ("Bond", transaction(Message::Bond { amount: 1_000 })),
+        ("Unbond", transaction(Message::Unbond { amount: u64::MAX })),
+        ("Send", transaction(Message::Send { to: sample::key(3), amount: 7 })),
+        ("ReportOffence of two receipts", report(Evidence::TwoReceipts { first, second })),
+        (
+            "ReportOffence of two roots",
+            report(Evidence::TwoRoots { first: voted(sample::outcome()), second: voted(lie) }),
+        ),
+        ("ReportOffence of a forged receipt", report(Evidence::ForgedReceipt { receipt })),
+    ]
+}
+
 fn transaction_page() -> Page {
     let mut maker = Maker::new("transaction");
     maker.signed(TRANSACTION, &messages());
+    for (name, sample) in of_an_economy() {
+        maker.valid(TRANSACTION, name, &envelope(&sample::keypair(1).seal(&sample)));
+    }
+    maker.signed("signed-verdict-vote", &[("a vote", verdict_vote(3))]);
+    maker.signed("signed-parameter-vote", &[("a vote", parameter_vote(3))]);
+    let mut unknown = Cbor::parse(&codec::encode(&transaction(Message::Bond { amount: 1 })));
+    let evidence = Cbor::Map(vec![("evidence".into(), Cbor::Map(vec![("Rumour".into(), Cbor::Map(vec![]))]))]);
+    unknown.record().unwrap()[2].1 = Cbor::Map(vec![("ReportOffence".into(), evidence)]);
+    let unknown = envelope(&sample::sign::<Transaction>(&sample::keypair(1), &unknown.encode()));
+    maker.invalid(TRANSACTION, "unknown evidence", &unknown[..], "code 1", "a later kind of evidence");
     let cancel = || Message::CancelJob { job_id: sample::job() };
     let later = Transaction { nonce: 5, ..transaction(cancel()) };
     let later = envelope(&sample::keypair(1).seal(&later));
@@ -202,6 +254,61 @@ fn model_record() -> records::Model {
     }
 }
 
+fn offence_id() -> records::OffenceId {
+    records::OffenceId { node: sample::key(2), kind: records::OffenceKind::TwoReceipts, job: sample::job(), round: 3 }
+}
+
+fn offence_record() -> records::Offence {
+    records::Offence {
+        id: offence_id(),
+        reporter: Some(sample::key(3)),
+        evidence: sample::digest("evidence"),
+        slashed: 50,
+        to_reporter: 5,
+        to_creator: 10,
+        burned: 35,
+        withheld: 20_000,
+        height: 23,
+        punished_at: sample::NOW,
+    }
+}
+
+/// What only a ledger with an economy has.
+fn economy_records(maker: &mut Maker) {
+    let unbonding = vec![records::Unbonding { amount: 200, releases_at: sample::NOW }];
+    let stake = records::Stake { bonded: 1_000, unbonding };
+    maker.cbor("stake-record", &[("with an unbonding", stake), ("of nobody", records::Stake::default())]);
+    let standing =
+        records::Standing { at: 110_000, presence: 1 << 31, settled: 2_500_000, lost: 1_000_000, penalty: 500_000 };
+    maker.cbor("standing-record", &[("after an offence", standing)]);
+    let kinds = [
+        ("two receipts", records::OffenceKind::TwoReceipts),
+        ("two roots", records::OffenceKind::TwoRoots),
+        ("a forged receipt", records::OffenceKind::ForgedReceipt),
+        ("a verdict", records::OffenceKind::Verdict),
+    ];
+    maker.cbor("offence-id", &kinds.map(|(name, kind)| (name, records::OffenceId { kind, ..offence_id() })));
+    let verdict = records::OffenceId { kind: records::OffenceKind::Verdict, ..offence_id() };
+    let verdict = records::Offence { id: verdict, reporter: None, to_reporter: 0, burned: 40, ..offence_record() };
+    maker.cbor("offence-record", &[("reported", offence_record()), ("found by the validators", verdict)]);
+    let powers = [(sample::key(1), 10), (sample::key(2), u64::MAX)].into();
+    maker.cbor("validators-record", &[("two validators", records::Validators { powers })]);
+    let proposal = records::Proposal {
+        id: parameter_vote(3).change.id(),
+        change: parameter_vote(3).change,
+        opened_by: sample::key(3),
+        opened_height: 900,
+        voters: [sample::key(3), sample::key(4)].into(),
+        accepted_height: None,
+    };
+    let accepted = records::Proposal { accepted_height: Some(910), ..proposal.clone() };
+    let proposals = [vec![proposal], vec![accepted]].map(|open| records::Proposals { open });
+    let [open, accepted] = proposals;
+    maker.cbor("proposals-record", &[("one that is open", open), ("one that is accepted", accepted)]);
+    let totals = records::Totals { bonded: 1_000, unbonding: 200, burned: 42, fees: 7 };
+    maker.cbor("totals-record", &[("sums", totals)]);
+}
+
 fn query_page() -> Page {
     let mut maker = Maker::new("ledger-query");
     maker.cbor("node-key", &[("data of GetNode, ListNodes and GetAccount", sample::key(1))]);
@@ -235,6 +342,13 @@ fn query_page() -> Page {
         ..empty.clone()
     };
     maker.cbor("changes", &[("nothing changed", empty), ("one of each", full)]);
+    let written =
+        records::Update { key: Key::Model("digits:1".into()).to_bytes(), value: Some(codec::encode(&model_record())) };
+    let removed = records::Update { key: Key::Payout(42, sample::job(), 3).to_bytes(), value: None };
+    let nothing = records::Updates { height: 22, more: false, whole: false, records: vec![] };
+    let some = records::Updates { more: true, whole: true, records: vec![written, removed], ..nothing.clone() };
+    maker.cbor("updates", &[("nothing happened", nothing), ("one written, one removed", some)]);
+    economy_records(&mut maker);
     maker.done()
 }
 
@@ -254,15 +368,29 @@ fn state_page() -> Page {
         ("Payout", Key::Payout(42, job, round)),
         ("Model", Key::Model("digits:1".into())),
         ("Inference", Key::Inference(job, node)),
+        ("Stake", Key::Stake(node)),
+        ("Offence", Key::Offence(offence_id())),
+        ("Standing", Key::Standing(node)),
+        ("Allowance", Key::Allowance(node)),
+        ("Totals", Key::Totals),
+        ("Validators", Key::Validators),
+        ("Rules", Key::Rules),
+        ("Proposals", Key::Proposals),
     ];
     maker.cbor("record-key", &keys);
     for (_, key) in &keys {
         maker.computed("key-bytes", json!({ "key": hex::encode(codec::encode(key)) }));
     }
     let ledger = decode::ledger();
-    maker.cbor("genesis-record", &[("a ledger with one account", ledger.genesis().clone())]);
+    let rich = Genesis { economy: Some(Economy::default()), ..ledger.genesis().clone() };
+    maker.cbor(
+        "genesis-record",
+        &[("a ledger with one account", ledger.genesis().clone()), ("a ledger with an economy", rich.clone())],
+    );
+    let rules = Rules { since: 1_000, ..Rules::of(&rich).expect("it has an economy") };
     let clock = Clock { height: 22, time: sample::NOW, live: 110_000, supply: 1_000_000 };
     maker.cbor("clock-record", &[("a clock", clock)]);
+    maker.cbor("rules-record", &[("of a ledger whose validators changed them", rules)]);
     let online = NodeClock { registered: 5_000, last_beat: 100_000, online_since: Some(50_000), online_before: 20_000 };
     let offline = NodeClock { online_since: None, ..online };
     maker.cbor("node-clock-record", &[("online", online), ("offline", offline)]);
@@ -275,6 +403,7 @@ fn state_page() -> Page {
     };
     maker.cbor("task-clock-record", &[("held", task)]);
     maker.cbor("payout-record", &[("a share", Payout { shares: [(sample::key(2), 20_000)].into() })]);
+    maker.cbor("allowance-record", &[("a busy minute", records::Allowance { minute: 1, used: 12 })]);
     maker.cbor("inference-record", &[("a tally", Inference { answered: 100, failed: 1, round: 3 })]);
     proofs(&mut maker);
     maker.done()

@@ -6,7 +6,7 @@ mod control;
 mod gossip;
 mod ledger;
 mod messages;
-mod sample;
+pub(crate) mod sample;
 mod signed;
 mod values;
 

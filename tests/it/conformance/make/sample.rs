@@ -56,7 +56,7 @@ pub(super) fn resources() -> Resources {
     Resources { cpu_millicores: 1_000, memory_bytes: 256 << 20, storage_bytes: 1 << 30, gpu_count: 0 }
 }
 
-pub(super) fn spec() -> JobSpec {
+pub(crate) fn spec() -> JobSpec {
     JobSpec {
         name: "digits".into(),
         model_id: "digits-mlp".into(),
@@ -87,7 +87,7 @@ pub(super) fn spec() -> JobSpec {
     }
 }
 
-pub(super) fn shards() -> Vec<ShardSpec> {
+pub(crate) fn shards() -> Vec<ShardSpec> {
     (0..2)
         .map(|slot| ShardSpec { cid: directory(&format!("shard {slot}")), size: 54_321, records: 700 + slot })
         .collect()
@@ -97,7 +97,7 @@ pub(super) fn reference() -> CheckpointRef {
     CheckpointRef { cid: directory("checkpoint"), round: 3, step: 60 }
 }
 
-pub(super) fn receipt() -> Receipt {
+pub(crate) fn receipt() -> Receipt {
     Receipt {
         assignment: AssignmentId::derive(&task(1), 3, 1, &digest("lease")),
         task: task(1),

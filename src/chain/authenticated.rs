@@ -3,20 +3,32 @@
 //! A Jellyfish Merkle tree (Diem, 2021; crate `jmt`) over SHA-256. The root depends on keys and values alone, never
 //! on their history, so a restored snapshot has the root it was taken at. Only the newest version is kept: each
 //! change removes the nodes it replaces, and a change costs the depth of the tree. Values are not kept either; they
-//! are the records themselves.
+//! are the records themselves. A ledger keeps one of its records, and a client that trusts nobody's word keeps another of what it
+//! was told: equal roots are equal records. It never knows what a record means.
 
 use std::collections::BTreeMap;
 
 use jmt::{
     JellyfishMerkleTree, KeyHash, OwnedValue, RootHash, SimpleHasher, Version,
     proof::SparseMerkleProof,
-    storage::{LeafNode, Node, NodeKey, TreeReader},
+    storage::{LeafNode, Node, NodeKey, TreeReader, TreeUpdateBatch},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::Key;
 use crate::types::Digest;
+
+/// What has a place in the map: the key of a record.
+pub trait Named {
+    /// The bytes that the map hashes, in `protocols/ledger-state.md`'s form.
+    fn name(&self) -> Vec<u8>;
+}
+
+impl Named for Vec<u8> {
+    fn name(&self) -> Vec<u8> {
+        self.clone()
+    }
+}
 
 /// SHA-256 for the tree. `jmt` is built on an older `digest` than the rest of this program.
 #[derive(Clone, Debug)]
@@ -47,13 +59,13 @@ pub struct Proof {
 
 impl Proof {
     /// Whether the ledger with this app hash has exactly this value under `key`.
-    pub fn verify(&self, app_hash: Digest, key: &Key) -> bool {
+    pub fn verify(&self, app_hash: Digest, key: &impl Named) -> bool {
         self.path.verify(RootHash(app_hash.0), key_hash(key), self.value.as_deref()).is_ok()
     }
 }
 
-fn key_hash(key: &Key) -> KeyHash {
-    KeyHash(Digest::of(&key.to_bytes()).0)
+fn key_hash(key: &impl Named) -> KeyHash {
+    KeyHash(Digest::of(&key.name()).0)
 }
 
 /// The nodes of the newest version of the tree.
@@ -76,6 +88,19 @@ impl TreeReader for Nodes {
     }
 }
 
+/// A change of a tree that is not made yet.
+pub(super) struct Staged {
+    root: Digest,
+    batch: TreeUpdateBatch,
+}
+
+impl Staged {
+    /// The root of the tree with it.
+    pub(super) fn root(&self) -> Digest {
+        self.root
+    }
+}
+
 /// The tree.
 pub(super) struct Tree {
     nodes: Nodes,
@@ -95,23 +120,34 @@ impl Tree {
         self.root
     }
 
-    /// Sets (`Some`) and removes (`None`) records by key. No key may be given twice; a removed one must exist.
-    pub(super) fn update(&mut self, changes: impl IntoIterator<Item = (Key, Option<Vec<u8>>)>) {
+    /// Sets (`Some`) and removes (`None`) records by key. No key may be given twice; to remove one that is not there changes nothing.
+    pub(super) fn update<K: Named>(&mut self, changes: impl IntoIterator<Item = (K, Option<Vec<u8>>)>) {
+        let staged = self.stage(changes);
+        self.adopt(staged);
+    }
+
+    /// What [`Tree::update`] would make of it, which changes nothing yet.
+    pub(super) fn stage<K: Named>(&self, changes: impl IntoIterator<Item = (K, Option<Vec<u8>>)>) -> Staged {
         let changes = changes.into_iter().map(|(key, value)| (key_hash(&key), value));
         let (root, batch) = JellyfishMerkleTree::<_, Hasher>::new(&self.nodes)
             .put_value_set(changes, self.next_version)
             .expect("every node that the tree refers to is in memory");
-        for stale in &batch.stale_node_index_batch {
+        Staged { root: Digest(root.0), batch }
+    }
+
+    /// Makes it so. Nothing may have changed since it was staged.
+    pub(super) fn adopt(&mut self, staged: Staged) {
+        for stale in &staged.batch.stale_node_index_batch {
             self.nodes.0.remove(&stale.node_key);
         }
-        let nodes = batch.node_batch.nodes().iter().map(|(key, node)| (key.clone(), node.clone()));
+        let nodes = staged.batch.node_batch.nodes().iter().map(|(key, node)| (key.clone(), node.clone()));
         self.nodes.0.extend(nodes);
         self.next_version += 1;
-        self.root = Digest(root.0);
+        self.root = staged.root;
     }
 
     /// The proof for `key`, whose record is `value`. `None` before the first change.
-    pub(super) fn prove(&self, key: &Key, value: Option<Vec<u8>>) -> Option<Proof> {
+    pub(super) fn prove(&self, key: &impl Named, value: Option<Vec<u8>>) -> Option<Proof> {
         let version = self.next_version.checked_sub(1)?;
         let (_, path) = JellyfishMerkleTree::<_, Hasher>::new(&self.nodes)
             .get_with_proof(key_hash(key), version)
@@ -125,7 +161,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::codec;
+    use crate::{chain::Key, codec};
 
     /// Longer than any proof here.
     const MAX_PROOF: usize = 1 << 20;
