@@ -80,7 +80,6 @@ fn open(state: &State, known: &Verified, bytes: &[u8]) -> Result<(Context, Messa
     // The signature covers the body and not the envelope: without this, anybody could write the envelope in another way and
     // so give a transaction another hash, and with it another lease and other assignments.
     ensure(codec::encode(&signed) == bytes, || Refusal::malformed("transaction: its envelope is not canonical CBOR"))?;
-    let hash = Digest::of(bytes);
     let transaction: Transaction =
         signed.open_knowing(known).map_err(|error| Refusal::unopened("transaction", &error))?;
     // As a program that does not know the economy refuses its messages: without one, both are one ledger.
@@ -94,7 +93,7 @@ fn open(state: &State, known: &Verified, bytes: &[u8]) -> Result<(Context, Messa
         let theirs: String = transaction.chain_id.chars().take(super::MAX_CHAIN_ID).collect();
         Refusal::chain_id(format!("the transaction is for ledger `{theirs}`, this is `{chain_id}`"))
     })?;
-    let context = Context { creator: signed.signer, nonce: transaction.nonce, hash };
+    let context = Context { creator: signed.signer, nonce: transaction.nonce, hash: Digest::of(bytes) };
     Ok((context, transaction.message))
 }
 
