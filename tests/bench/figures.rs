@@ -12,6 +12,7 @@ mod hostile;
 mod hostile_peer;
 mod idle;
 mod import;
+mod ledger;
 #[path = "../link/mod.rs"]
 mod link;
 mod links;
@@ -36,7 +37,7 @@ use report::Report;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The figures there are, in the order in which they are measured.
-const ALL: [&str; 8] = ["start", "idle", "dispatch", "aggregation", "import", "shard", "seeders", "fairness"];
+const ALL: [&str; 9] = ["start", "idle", "dispatch", "aggregation", "import", "shard", "seeders", "fairness", "ledger"];
 
 /// Measures the node and prints its figures.
 #[derive(Debug, Parser)]
@@ -112,6 +113,7 @@ async fn measure(arguments: &Arguments) -> Result<()> {
             "shard" => shard::measure(arguments, &mut report).await,
             "seeders" => seeders::measure(arguments, &mut report).await,
             "fairness" => fairness::measure(arguments, &mut report).await,
+            "ledger" => ledger::measure(arguments, &mut report),
             other => bail!("`{other}` is listed and not measured"),
         };
         measured.with_context(|| format!("`{name}` could not be measured"))?;
