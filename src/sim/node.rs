@@ -383,6 +383,8 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
         kubo: false,
         // What the ledger asks for, whatever that is.
         stake: u64::MAX,
+        keeps: 0,
+        kept: Vec::new(),
         shutdown_grace: Duration::from_secs(10),
     }
 }

@@ -30,6 +30,7 @@ mod reports;
 mod safekeeping;
 mod shutdown;
 mod status;
+mod storing;
 mod submission;
 mod terms;
 mod upkeep;
@@ -48,7 +49,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     connectivity::Connectivity, gather::Gathers, inference::Inference, pending::Pending, status::RunLog,
-    submission::Submission, view::View, work::Work,
+    storing::Keeper, submission::Submission, view::View, work::Work,
 };
 pub use self::{
     connectivity::MAX_REMEMBERED,
@@ -107,6 +108,12 @@ pub struct Config {
     /// What is bonded on the configured ledger by itself, if that asks for stake: at most this, in its smallest unit.
     #[serde(default)]
     pub stake: u64,
+    /// Bytes of room for content of others.
+    #[serde(default)]
+    pub keeps: u64,
+    /// What is pinned for others at the start: owners and roots.
+    #[serde(default)]
+    pub kept: Vec<(NodeKey, ContentId)>,
     /// Longest time for checkpoints and handing back at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -193,6 +200,8 @@ pub struct Coordinator {
     receipts: BTreeMap<(TaskId, u32), on_proof::OwnReceipt>,
     /// What others signed, and what of it was reported.
     reports: reports::Reports,
+    /// What this node keeps for others.
+    keeper: Keeper,
     /// What is pinned was told to the mesh.
     provided: bool,
     stopping: Option<shutdown::Stopping>,
@@ -249,6 +258,7 @@ impl Coordinator {
             counters: Counters::default(),
             receipts: BTreeMap::new(),
             reports: reports::Reports::default(),
+            keeper: Keeper::new(me, config.keeps, &config.kept),
             provided: false,
             stopping: None,
             last_tick: now,
@@ -315,6 +325,7 @@ impl Coordinator {
             self.reconcile_all();
             self.close_finished_ledgers();
             self.tend_terms();
+            self.tend_storage();
             self.tend_submissions();
             self.tend_shutdown();
         }
