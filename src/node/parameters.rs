@@ -6,7 +6,8 @@ use super::{account::record, ledgers::Ledgers};
 use crate::{
     api::{Error, ErrorCode, LedgerParameters, OpenProposal, Reply},
     chain::{
-        ledger::{Genesis, Key, Rules},
+        Key,
+        ledger::{Genesis, Rules},
         records::{Proposal, Proposals, Validators},
     },
 };

@@ -9,7 +9,7 @@ use crate::{
         },
         wire::{Code, Message, query},
     },
-    types::{JobId, JobSpec, JobStatus, Metrics, Quorum, RoundOutcome, TaskStatus, Time},
+    types::{AssignmentId, JobId, JobSpec, JobStatus, Metrics, Quorum, RoundOutcome, TaskStatus, Time, computation},
 };
 
 const STAKE: u64 = 1_000;

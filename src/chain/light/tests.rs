@@ -226,6 +226,7 @@ mod replica {
             accounts: [(me().node_key(), 500)].into(),
             time: Time(1_000),
             validator: me().node_key(),
+            economy: None,
         };
         Ledger::new(genesis).unwrap()
     }

@@ -147,10 +147,10 @@ impl Coordinator {
         let id = |kind| OffenceId { node: receipt.node, kind, job: task.job, round: receipt.round };
         if forged {
             let evidence = Evidence::ForgedReceipt { receipt: signed.clone() };
-            self.report(&ledger, id(OffenceKind::ForgedReceipt), evidence);
+            self.report_offence(&ledger, id(OffenceKind::ForgedReceipt), evidence);
         }
         if let Some(evidence) = self.reports.see_receipt(&receipt, signed) {
-            self.report(&ledger, id(OffenceKind::TwoReceipts), evidence);
+            self.report_offence(&ledger, id(OffenceKind::TwoReceipts), evidence);
         }
     }
 
@@ -166,11 +166,11 @@ impl Coordinator {
         self.reports.forget(&vote.job, vote.round);
         for (node, evidence) in self.reports.see_vote(&vote, signed, outcome) {
             let id = OffenceId { node, kind: OffenceKind::TwoRoots, job: vote.job, round: vote.round };
-            self.report(&ledger, id, evidence);
+            self.report_offence(&ledger, id, evidence);
         }
     }
 
-    fn report(&mut self, ledger: &str, id: OffenceId, evidence: Evidence) {
+    fn report_offence(&mut self, ledger: &str, id: OffenceId, evidence: Evidence) {
         let punishes = self.ledgers.get(ledger).and_then(|state| state.terms).is_some_and(|terms| terms.economy);
         if !punishes || id.node == self.me || !self.reports.is_new(&id) {
             return;
