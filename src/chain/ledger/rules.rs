@@ -206,7 +206,9 @@ mod tests {
             fields.iter().map(|(name, value)| (format!("{prefix}{name}"), number(value))).collect::<Vec<_>>()
         };
         let own = of("", serde_json::to_value(rules.parameters).unwrap());
-        own.into_iter().chain(of("economy.", serde_json::to_value(rules.economy).unwrap())).collect()
+        // It is left out where it is 0.
+        let left_out = [("max_objects".to_owned(), u64::from(rules.parameters.max_objects))];
+        own.into_iter().chain(left_out).chain(of("economy.", serde_json::to_value(rules.economy).unwrap())).collect()
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(crate) mod lab;
 pub(crate) mod node;
 mod recorded;
 mod refusals;
+mod storage;
 mod storm;
 mod trace;
 pub(crate) mod wait;
