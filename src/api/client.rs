@@ -13,8 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Account, Amount, CheckpointLine, Done, Health, Infer, Inference, Job, JobDetail, LedgerParameters, Logs, Metrics,
-    Node, NodeEvent, ParameterVotes, Payment, Peer, Register, Rewards, Run, Shard, ShardAdd, ShardGet, Status, StorageKeep,
-    StorageRelease, StoredObject, Submit, SubmitPrepared, Submitted, Task, Wallet, routes, socket,
+    Node, NodeEvent, ParameterVotes, Payment, Peer, Register, Rewards, Run, Shard, ShardAdd, ShardGet, Status,
+    StorageKeep, StorageRelease, StoredObject, Submit, SubmitPrepared, Submitted, Task, Wallet, routes, socket,
 };
 use crate::{
     proof::evidence::Evidence,

@@ -130,7 +130,10 @@ pub(super) fn router(context: Context) -> Router {
         .route("/v1/register", post(register))
         .route("/v1/shards", get(async |State(context): Ctx| context.ask(Command::ShardList).await).post(shard_add))
         .route("/v1/shards/get", post(shard_get))
-        .route("/v1/storage", get(async |State(context): Ctx| context.ask(Command::StorageList).await).post(storage_keep))
+        .route(
+            "/v1/storage",
+            get(async |State(context): Ctx| context.ask(Command::StorageList).await).post(storage_keep),
+        )
         .route("/v1/storage/release", post(storage_release))
         .route("/v1/events", get(events))
         .route("/v1/shutdown", post(async |State(context): Ctx| context.ask(Command::Shutdown).await))

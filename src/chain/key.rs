@@ -5,7 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{authenticated::Named, records::{ObjectId, OffenceId}, wire::query};
+use super::{
+    authenticated::Named,
+    records::{ObjectId, OffenceId},
+    wire::query,
+};
 use crate::{
     codec,
     types::{JobId, NodeKey, Round, TaskId},

@@ -69,6 +69,9 @@ const BLOCK_SHARE: u64 = 4;
 
 /// Percent of the room for blocks that others' content may fill: what this node's own work needs stays free. A guess.
 const OTHERS_PERCENT: u64 = 90;
+/// Heartbeat time-outs for which a holder of others' content that went offline is waited for: six minutes by default, in which
+/// most machines have started again. A guess.
+const COMES_BACK: u32 = 4;
 
 /// Why a node ended in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +162,11 @@ pub async fn run(mut config: Config, record: Option<&Path>) -> Result<ExitReason
         node: keypair.node_key(),
         key_file,
         at: clock::now(),
-        coordinator: coordinator::Config { keeps, kept, ..coordinator_config(&config, &keypair, &detected, &remembered) },
+        coordinator: coordinator::Config {
+            keeps,
+            kept,
+            ..coordinator_config(&config, &keypair, &detected, &remembered)
+        },
         executor: executor::Config::default(),
         inference: executor::inference::Config::default(),
         health: health::Config::with_beats(config.heartbeat.interval, config.heartbeat.timeout),
@@ -358,6 +365,7 @@ fn coordinator_config(
         kubo: config.ipfs_api.is_some(),
         stake: config.ledger.stake,
         keeps: 0,
+        comes_back: config.heartbeat.timeout * COMES_BACK,
         kept: Vec::new(),
         shutdown_grace: config.executor.grace,
     }

@@ -384,6 +384,7 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
         // What the ledger asks for, whatever that is.
         stake: u64::MAX,
         keeps: 0,
+        comes_back: Duration::ZERO,
         kept: Vec::new(),
         shutdown_grace: Duration::from_secs(10),
     }

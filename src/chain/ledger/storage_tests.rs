@@ -142,9 +142,8 @@ fn who_may_not_hold_an_object_is_told_why() {
 fn what_nobody_could_keep_is_not_asked_for() {
     let mut world = world();
     let now = world.now.as_millis();
-    let wish = |bytes, copies, until| {
-        Message::Keep { root: content("x"), bytes, copies, until: Time::from_millis(until) }
-    };
+    let wish =
+        |bytes, copies, until| Message::Keep { root: content("x"), bytes, copies, until: Time::from_millis(until) };
     for (message, field) in [
         (wish(0, 1, now + HOUR), "bytes"),
         (wish(MAX_BYTES + 1, 1, now + HOUR), "bytes"),

@@ -96,7 +96,12 @@ pub(super) fn register_message() -> Message {
 pub(super) fn genesis() -> Genesis {
     Genesis {
         chain_id: CHAIN.to_owned(),
-        parameters: Parameters { faucet_per_account: FAUCET, audit_window_blocks: 3, max_objects: 4, ..Parameters::default() },
+        parameters: Parameters {
+            faucet_per_account: FAUCET,
+            audit_window_blocks: 3,
+            max_objects: 4,
+            ..Parameters::default()
+        },
         accounts: BTreeMap::from([(id(200), 5_000)]),
         time: Time::from_millis(1_700_000_000_000),
         validator: id(250),

@@ -125,7 +125,8 @@ impl Coordinator {
     /// Ends the fetch of an object. Its end is reported as that of any fetch.
     pub(super) fn cancel_store(&mut self, id: &ObjectId) {
         let wanted = |gather: &&Gather| matches!(&gather.next, Next::Store(object) if object == id);
-        let fetches: Vec<u64> = self.gathers.open.values().filter(wanted).flat_map(|gather| gather.missing.clone()).collect();
+        let fetches: Vec<u64> =
+            self.gathers.open.values().filter(wanted).flat_map(|gather| gather.missing.clone()).collect();
         for id in fetches {
             self.output(Output::Shard(shard::Input::Cancel { id }));
         }

@@ -111,6 +111,9 @@ pub struct Config {
     /// Bytes of room for content of others.
     #[serde(default)]
     pub keeps: u64,
+    /// How long a holder of others' content that went offline is waited for, before another takes its place.
+    #[serde(default)]
+    pub comes_back: Duration,
     /// What is pinned for others at the start: owners and roots.
     #[serde(default)]
     pub kept: Vec<(NodeKey, ContentId)>,
@@ -258,7 +261,7 @@ impl Coordinator {
             counters: Counters::default(),
             receipts: BTreeMap::new(),
             reports: reports::Reports::default(),
-            keeper: Keeper::new(me, config.keeps, &config.kept),
+            keeper: Keeper::new(me, config.keeps, config.comes_back, &config.kept),
             provided: false,
             stopping: None,
             last_tick: now,

@@ -113,6 +113,8 @@ pub(in crate::node::coordinator) struct Keeper {
     me: NodeKey,
     /// Bytes of room that its operator gives.
     room: u64,
+    /// How long a holder that went offline is waited for, while half of the copies are there.
+    comes_back: Duration,
     pins: BTreeMap<ObjectId, Pin>,
     jobs: BTreeMap<ObjectId, Job>,
     waits: BTreeMap<ObjectId, Wait>,
@@ -134,11 +136,17 @@ struct Sight<'a> {
 
 impl Keeper {
     /// A keeper that finds these objects pinned, by owner and root.
-    pub(in crate::node::coordinator) fn new(me: NodeKey, room: u64, kept: &[(NodeKey, ContentId)]) -> Self {
+    pub(in crate::node::coordinator) fn new(
+        me: NodeKey,
+        room: u64,
+        comes_back: Duration,
+        kept: &[(NodeKey, ContentId)],
+    ) -> Self {
         let pin = |(owner, root): &(NodeKey, ContentId)| (ObjectId::of(*owner, root), Pin::new(*root));
         Self {
             me,
             room,
+            comes_back,
             pins: kept.iter().map(pin).collect(),
             jobs: BTreeMap::new(),
             waits: BTreeMap::new(),
@@ -326,7 +334,8 @@ impl Keeper {
         }
         let turn = turn(view, &sight, own);
         let patience = PATIENCE + Duration::from_secs(bytes / SLOWEST);
-        if now.since(since) >= patience.saturating_mul(turn) {
+        let first = if sight.may_come_back() { self.comes_back } else { Duration::ZERO };
+        if now.since(since) >= first + patience.saturating_mul(turn) {
             let providers = sight.live.iter().copied().chain([sight.object.owner]).collect();
             self.begin(id, root, bytes, Doing::Fetching, Step::Fetch { id, root, providers });
         }
@@ -350,6 +359,15 @@ impl Keeper {
         let pause = FIRST_PAUSE.saturating_mul(1 << wait.failures.min(16)).min(LONGEST_PAUSE);
         wait.failures = wait.failures.saturating_add(1);
         wait.again = now + pause;
+    }
+}
+
+impl Sight<'_> {
+    /// A holder went offline and would have all of it when it is back: a machine that starts again must not cost the mesh a
+    /// copy of its disk. Where fewer than half of the copies are left, nobody is waited for.
+    fn may_come_back(&self) -> bool {
+        let lapsed = self.object.holders.len() > self.live.len();
+        lapsed && self.live.len() >= self.missing
     }
 }
 

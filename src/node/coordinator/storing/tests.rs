@@ -15,6 +15,12 @@ use crate::{
 const OWNER: NodeKey = NodeKey([0; 32]);
 const SIZE: u64 = 60;
 const ROOM: u64 = 100;
+/// How long a holder that went offline is waited for.
+const COMES_BACK: u64 = 20;
+
+fn keeper(key: NodeKey, room: u64, kept: &[(NodeKey, ContentId)]) -> Keeper {
+    Keeper::new(key, room, Duration::from_secs(COMES_BACK), kept)
+}
 
 fn root(name: &str) -> ContentId {
     crate::store::dag_pb::content_id(0x55, name.as_bytes())
@@ -64,7 +70,7 @@ impl Mesh {
         for key in keys.iter().chain([&OWNER]) {
             view.nodes.insert(*key, node(*key));
         }
-        let keepers = keys.iter().map(|key| (*key, Keeper::new(*key, ROOM, &[]))).collect();
+        let keepers = keys.iter().map(|key| (*key, keeper(*key, ROOM, &[]))).collect();
         Self { view, keepers, now: Time(1_000), cut_off: Vec::new(), stuck: Vec::new(), steps: Vec::new() }
     }
 
@@ -188,13 +194,15 @@ fn the_first_nodes_in_line_fetch_pin_and_tell_and_nobody_else_does_anything() {
 }
 
 #[test]
-fn when_a_holder_dies_the_next_in_line_repairs_at_once_from_those_that_are_left() {
+fn when_a_holder_dies_and_stays_away_the_next_in_line_repairs_from_those_that_are_left() {
     let mut mesh = Mesh::new(6);
     let id = mesh.ask("model", 2);
     mesh.pass(5);
     let order = mesh.order(&id);
     mesh.kill(order[0]);
     let before = mesh.steps.len();
+    mesh.pass(COMES_BACK);
+    assert_eq!(mesh.steps.len(), before, "it may come back");
     mesh.pass(3);
     assert_eq!(mesh.live(&id), sorted(&order[1..3]));
     let (who, Step::Fetch { providers, .. }) = &mesh.steps[before] else { panic!("{:?}", mesh.steps) };
@@ -202,8 +210,16 @@ fn when_a_holder_dies_the_next_in_line_repairs_at_once_from_those_that_are_left(
     // The owner may be gone too: a holder is left.
     mesh.kill(OWNER);
     mesh.kill(order[1]);
-    mesh.pass(3);
+    mesh.pass(COMES_BACK + 3);
     assert_eq!(mesh.live(&id), sorted(&order[2..4]));
+    // Of three copies one is left: nobody is waited for.
+    mesh.view.objects.get_mut(&id).unwrap().copies = 3;
+    mesh.pass(3);
+    assert_eq!(mesh.live(&id).len(), 3);
+    mesh.kill(order[2]);
+    mesh.kill(order[3]);
+    mesh.pass(3);
+    assert_eq!(mesh.live(&id).len(), 2, "only two nodes are left");
 }
 
 #[test]
@@ -271,7 +287,7 @@ fn a_node_that_was_away_tells_again_what_it_has_or_lets_it_go_if_others_took_its
     // It was gone for a moment, and nobody repaired it meanwhile: the process starts again with its pins.
     mesh.kill(holder);
     mesh.view.nodes.get_mut(&holder).unwrap().status = NodeStatus::Recovering;
-    mesh.keepers.insert(holder, Keeper::new(holder, ROOM, &[(OWNER, root("model"))]));
+    mesh.keepers.insert(holder, keeper(holder, ROOM, &[(OWNER, root("model"))]));
     let before = mesh.taken(is_fetch).len();
     mesh.turn(holder);
     assert_eq!((mesh.live(&id), mesh.taken(is_fetch).len()), (vec![holder], before));
@@ -280,7 +296,7 @@ fn a_node_that_was_away_tells_again_what_it_has_or_lets_it_go_if_others_took_its
     mesh.pass(3);
     assert!(!mesh.live(&id).is_empty() && mesh.live(&id) != [holder]);
     mesh.view.nodes.get_mut(&holder).unwrap().status = NodeStatus::Recovering;
-    mesh.keepers.insert(holder, Keeper::new(holder, ROOM, &[(OWNER, root("model"))]));
+    mesh.keepers.insert(holder, keeper(holder, ROOM, &[(OWNER, root("model"))]));
     mesh.pass(65);
     assert_eq!(mesh.taken(is_unpin), [holder]);
 }
@@ -291,7 +307,7 @@ fn a_node_without_the_content_that_the_ledger_counts_on_says_so_and_fetches_it_a
     let id = mesh.ask("model", 2);
     mesh.pass(3);
     let first = NodeKey([1; 32]);
-    mesh.keepers.insert(first, Keeper::new(first, ROOM, &[]));
+    mesh.keepers.insert(first, keeper(first, ROOM, &[]));
     mesh.turn(first);
     assert_eq!(mesh.live(&id), [NodeKey([2; 32])], "its disk was lost");
     mesh.pass(20);
@@ -310,7 +326,7 @@ fn an_operator_who_gives_less_room_gives_up_objects_one_by_one_and_keeps_them_un
     let holder = mesh.live(&ids[0])[0];
     let kept = ["a", "b"].iter().zip(&ids).filter(|(_, id)| mesh.live(id) == [holder]);
     let pins: Vec<_> = kept.map(|(name, _)| (OWNER, root(name))).collect();
-    mesh.keepers.insert(holder, Keeper::new(holder, SIZE - 1, &pins));
+    mesh.keepers.insert(holder, keeper(holder, SIZE - 1, &pins));
     mesh.pass(3);
     assert_eq!(mesh.view.nodes[&holder].storage_offered, SIZE - 1);
     assert_ne!(mesh.live(&ids[0]), [holder]);
@@ -343,7 +359,7 @@ fn an_owner_that_says_less_than_it_has_gets_nothing_kept() {
 #[test]
 fn an_owner_keeps_its_own_copy_until_others_hold_it() {
     let mut mesh = Mesh::new(2);
-    mesh.keepers.insert(OWNER, Keeper::new(OWNER, 0, &[]));
+    mesh.keepers.insert(OWNER, keeper(OWNER, 0, &[]));
     mesh.keepers.get_mut(&OWNER).unwrap().own(root("model"));
     mesh.pass(30);
     let id = mesh.ask("model", 2);
@@ -357,7 +373,7 @@ fn an_owner_keeps_its_own_copy_until_others_hold_it() {
 
 #[test]
 fn a_ledger_that_refuses_the_offer_is_asked_again_after_minutes() {
-    let mut keeper = Keeper::new(OWNER, ROOM, &[]);
+    let mut keeper = keeper(OWNER, ROOM, &[]);
     let mut view = View::default();
     view.nodes.insert(OWNER, node(OWNER));
     let mut offers = 0;
@@ -382,7 +398,7 @@ fn very_many_objects_that_lack_a_holder_are_all_repaired_a_few_at_a_time() {
     }
     let keys: Vec<NodeKey> = mesh.keepers.keys().copied().collect();
     for key in &keys {
-        mesh.keepers.insert(*key, Keeper::new(*key, u64::MAX / 4, &[]));
+        mesh.keepers.insert(*key, keeper(*key, u64::MAX / 4, &[]));
     }
     let ids: Vec<ObjectId> = (0..300).map(|number| mesh.ask(&number.to_string(), 2)).collect();
     mesh.pass(1);

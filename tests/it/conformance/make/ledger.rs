@@ -334,7 +334,10 @@ fn object_record() -> records::Object {
         copies: 2,
         until: sample::NOW,
         created_at: Time(1_759_000_000_000),
-        holders: vec![records::Holder { node: sample::key(1), epoch: 0 }, records::Holder { node: sample::key(2), epoch: 7 }],
+        holders: vec![
+            records::Holder { node: sample::key(1), epoch: 0 },
+            records::Holder { node: sample::key(2), epoch: 7 },
+        ],
     }
 }
 
@@ -355,7 +358,10 @@ fn query_page() -> Page {
     let (storage_offered, storage_used, storage_epoch) = (100_000_000_000, 3_145_890, 7);
     let holder = records::Node { storage_offered, storage_used, storage_epoch, ..sample::node_record() };
     let leaving = records::Node { address: Some("atlas1…".into()), ..sample::node_record() };
-    maker.cbor("node-record", &[("a node", sample::node_record()), ("with an address", leaving), ("that holds content of others", holder)]);
+    maker.cbor(
+        "node-record",
+        &[("a node", sample::node_record()), ("with an address", leaving), ("that holds content of others", holder)],
+    );
     maker.cbor("job-record", &[("an open job", job_record())]);
     maker.cbor("task-record", &[("with a receipt", task_record()), ("free again", pending_task())]);
     maker.cbor("round-record", &[("a closed round", round_record())]);
