@@ -19,6 +19,7 @@ pub(crate) mod lab;
 pub(crate) mod node;
 mod recorded;
 mod refusals;
+mod sealed;
 mod storm;
 mod trace;
 pub(crate) mod wait;
