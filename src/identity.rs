@@ -2,6 +2,8 @@
 //!
 //! This module converts between the three; reading and writing the key file is `store::key_file`'s.
 
+pub mod sealing;
+
 use std::sync::Arc;
 
 use bech32::{Bech32, Hrp};

@@ -6,6 +6,7 @@ import cbor2
 
 import formats
 import ids
+import sealed
 from ids import hashed, sha, u32, u64
 from schema import Refused
 
@@ -337,3 +338,23 @@ def proof_holds(given):
         other = sibling_hash(sibling)
         node = tree_node(other, node) if bit(path, depth) else tree_node(node, other)
     return node == unhex(given["app_hash"])
+
+
+# Sealed data: content.md and task.md.
+
+
+def data_key(given):
+    return sealed.commitment(unhex(given["key"])).hex()
+
+
+def sealed_file(given):
+    content = joined(given["bytes"])
+    made = sealed.seal(unhex(given["key"]), unhex(given["prefix"]), content)
+    if sealed.unseal(unhex(given["key"]), made) != content:
+        raise Refused("what is sealed does not come back")
+    return {"length": len(made), "digest": sha(made).hex()}
+
+
+def open_data_key(given):
+    info = sealed.purpose(ids.task_bytes(given["task"]), given["generation"])
+    return sealed.open_key(unhex(given["secret"]), info, unhex(given["sealed"])).hex()

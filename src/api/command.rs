@@ -180,4 +180,19 @@ pub struct ShardGet {
     /// Where to, absolute; must not exist. `None`: it is only kept, pinned, in the block store.
     #[serde(default)]
     pub to: Option<PathBuf>,
+    /// It is sealed data: write it opened, with the key that this node has.
+    #[serde(default)]
+    pub open: bool,
+}
+
+impl ShardGet {
+    /// Keeps it in the block store.
+    pub fn keep(cid: ContentId) -> Self {
+        Self { cid, to: None, open: false }
+    }
+
+    /// Writes it to a path, as it is.
+    pub fn to(cid: ContentId, to: PathBuf) -> Self {
+        Self { cid, to: Some(to), open: false }
+    }
 }

@@ -50,6 +50,8 @@ pub struct Job {
     pub dataset_cid: ContentId,
     /// Held-out data.
     pub held_out_cid: Option<ContentId>,
+    /// Commitment to the key that shards and held-out data are sealed with; `None` if everybody may read them.
+    pub data_key: Option<Digest>,
     /// The script bundle.
     pub bundle_cid: ContentId,
     /// Parameters of the script.
@@ -119,6 +121,8 @@ pub struct Task {
     pub job_id: JobId,
     /// Its slot.
     pub shard_id: Slot,
+    /// Its shard.
+    pub shard_cid: Option<ContentId>,
     /// Who holds it: a peer id.
     pub node_id: Option<String>,
     /// Its state.

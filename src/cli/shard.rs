@@ -40,6 +40,9 @@ pub(super) enum Shard {
         /// Write it nowhere: only keep it in the block store, for this node and for others.
         #[arg(long, conflicts_with = "to")]
         keep: bool,
+        /// It is the sealed data of a job: write it opened, with the key that this node has.
+        #[arg(long, conflicts_with = "keep")]
+        open: bool,
     },
     /// List pinned content.
     Ls,
@@ -58,17 +61,17 @@ impl Shard {
                 Ok(context.output.value(&added, |added| format!("{}\n", added.cid))?)
             }
             Self::Get { cid, keep: true, .. } => {
-                let got = client.shard_get(&ShardGet { cid, to: None }).await?;
+                let got = client.shard_get(&ShardGet::keep(cid)).await?;
                 Ok(context.output.value(&got, |got| format!("{} kept\n", bytes(got.size)))?)
             }
-            Self::Get { cid, to, keep: false } => {
+            Self::Get { cid, to, keep: false, open } => {
                 let to = to.unwrap_or_else(|| cid.to_string().into());
                 let to = std::path::absolute(&to).map_err(|source| Error::File { path: to, source })?;
                 // Said before the fetch, not after it.
                 if to.symlink_metadata().is_ok() {
                     return Err(Error::File { path: to, source: io::ErrorKind::AlreadyExists.into() });
                 }
-                let got = client.shard_get(&ShardGet { cid, to: Some(to.clone()) }).await?;
+                let got = client.shard_get(&ShardGet { cid, to: Some(to.clone()), open }).await?;
                 Ok(context.output.value(&got, |got| format!("{} in {}\n", bytes(got.size), to.display()))?)
             }
             Self::Ls => Ok(context.output.value(&client.shards().await?, |shards| list(shards))?),

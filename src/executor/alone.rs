@@ -13,6 +13,7 @@ use super::{
 use crate::{
     clock,
     protocol::{Action, State as _},
+    store::data_keys::DataKeys,
     types::Step,
 };
 
@@ -34,7 +35,8 @@ impl Executor {
     /// Starts one with a directory of its own. Must be called inside a Tokio runtime.
     pub(super) fn start(config: edge::Config, files: Arc<Scratch>) -> Result<Self, String> {
         let (sender, answers) = mpsc::channel(MAX_REPORTS);
-        let supervisor = Supervisor::start(config, files, sender).map_err(|error| error.to_string())?;
+        let keys = DataKeys::open(&config.directory.join("data-keys")).map_err(|error| error.to_string())?;
+        let supervisor = Supervisor::start(config, files, Arc::new(keys), sender).map_err(|error| error.to_string())?;
         Ok(Self { state: State::new(Config::default()), supervisor, answers, checkpoints: Vec::new() })
     }
 

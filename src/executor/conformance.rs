@@ -162,6 +162,7 @@ impl Bench {
             checkpoint_every: job.steps.max(4) / 2,
             output: job.output,
             session: false,
+            data_key: None,
             resources: Resources::default(),
             attempt: 0,
         };

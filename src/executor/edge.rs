@@ -22,7 +22,7 @@ use super::{
     work_dir::{self, WorkRoot},
 };
 use crate::{
-    store::Files,
+    store::{Files, data_keys::DataKeys},
     types::{Step, TaskId},
 };
 
@@ -213,6 +213,7 @@ pub struct Supervisor {
 pub(super) struct Shared {
     pub(super) config: Config,
     pub(super) files: Arc<dyn Files>,
+    pub(super) keys: Arc<DataKeys>,
     pub(super) root: WorkRoot,
     answers: mpsc::Sender<Answer>,
     interpreter: OnceLock<Interpreter>,
@@ -229,11 +230,16 @@ impl Supervisor {
     ///
     /// # Errors
     /// If the directories can't be made.
-    pub fn start(config: Config, files: Arc<dyn Files>, answers: mpsc::Sender<Answer>) -> std::io::Result<Self> {
+    pub fn start(
+        config: Config,
+        files: Arc<dyn Files>,
+        keys: Arc<DataKeys>,
+        answers: mpsc::Sender<Answer>,
+    ) -> std::io::Result<Self> {
         let root = WorkRoot::open(&config.directory, &config.socket_directory)?;
         let processes = Mutex::default();
         let interpreter = OnceLock::new();
-        Ok(Self { shared: Arc::new(Shared { config, files, root, answers, interpreter, processes }) })
+        Ok(Self { shared: Arc::new(Shared { config, files, keys, root, answers, interpreter, processes }) })
     }
 
     /// Begins to do what was asked, and returns at once.

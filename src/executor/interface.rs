@@ -34,6 +34,11 @@ pub enum Control {
         /// The generation that is meant.
         generation: Generation,
     },
+    /// The key of its data, for whoever holds it.
+    DataKey {
+        /// The generation of the asking node's lease.
+        generation: Generation,
+    },
     /// How far is it?
     Progress,
     /// What did it print?
@@ -50,6 +55,11 @@ pub enum Control {
 pub enum ControlReply {
     /// It was done.
     Done,
+    /// The key of its data, sealed to this node.
+    DataKey {
+        /// [`super::SEALED_DATA_KEY`] bytes.
+        sealed: Vec<u8>,
+    },
     /// How far it is.
     Progress(ProgressReport),
     /// Part of the log.
@@ -94,7 +104,14 @@ pub enum Input {
         /// What.
         control: Control,
     },
-    /// The decision on an [`Event::ControlAsked`]. After `Ok`, progress and logs are answered by the executor itself; a
+    /// The decision on an [`Event::ControlAsked`] about [`Control::DataKey`].
+    AnswerDataKey {
+        /// Of the event.
+        token: ResponseToken,
+        /// The key, sealed to the asking node, or in words why not.
+        result: Result<Vec<u8>, String>,
+    },
+    /// The decision on any other [`Event::ControlAsked`]. After `Ok`, progress and logs are answered by the executor itself; a
     /// stop is not done by it: tell it to [`Input::Stop`].
     AnswerControl {
         /// Of the event.
@@ -149,7 +166,8 @@ pub enum Event {
         /// Taken, or in words why not.
         result: Result<(), String>,
     },
-    /// A peer wants something of a task; decide whether it may, and answer with [`Input::AnswerControl`].
+    /// A peer wants something of a task; decide whether it may, and answer with [`Input::AnswerControl`], or
+    /// [`Input::AnswerDataKey`] where that is wanted.
     ControlAsked {
         /// For the answer.
         token: ResponseToken,

@@ -94,6 +94,8 @@ pub struct RunSpec {
     pub output: OutputKind,
     /// Whether the process stays for the next round.
     pub session: bool,
+    /// Commitment to the key that the data is sealed with, if it is; the key itself is the supervisor's to find.
+    pub data_key: Option<Digest>,
     /// What was booked for it, and therefore its limits.
     pub resources: Resources,
     /// Starts of this task in this generation before, for `ATLAS_ATTEMPT`.

@@ -204,6 +204,7 @@ impl State {
             Control::Stop { generation, mode } => Request::Stop { task, generation, mode },
             Control::Pause { generation } => Request::Pause { task, generation },
             Control::Resume { generation } => Request::Resume { task, generation },
+            Control::DataKey { generation } => Request::DataKey { task, generation },
             Control::Progress => Request::Progress { task },
             Control::Log { from, max } => Request::Log { task, from, max },
         };
@@ -233,6 +234,13 @@ impl State {
         }
     }
 
+    fn answer_data_key(&mut self, token: ResponseToken, result: Result<Vec<u8>, String>) {
+        if self.waiting.remove(&token).is_some() {
+            let response = result.map_or_else(Response::refused, |sealed| Response::DataKey { sealed });
+            self.respond(token, response);
+        }
+    }
+
     fn answer_control(&mut self, token: ResponseToken, result: Result<(), String>) {
         let Some(Waiting { about: Some((task, control)), .. }) = self.waiting.remove(&token) else {
             return;
@@ -249,6 +257,8 @@ impl State {
             Control::Stop { .. } | Control::Pause { .. } | Control::Resume { .. } => {
                 self.respond(token, Response::Done);
             }
+            // It is granted with the key alone.
+            Control::DataKey { .. } => self.respond(token, Response::refused("this node gives no key")),
         }
     }
 
@@ -293,6 +303,7 @@ fn control_reply(response: Response) -> Result<ControlReply, String> {
         Response::Done => Ok(ControlReply::Done),
         Response::Progress(report) => Ok(ControlReply::Progress(report)),
         Response::Log { from, bytes } => Ok(ControlReply::Log { from, bytes }),
+        Response::DataKey { sealed } => Ok(ControlReply::DataKey { sealed }),
         Response::Refused { reason } => Err(reason),
         Response::Accepted => Err("the peer answered another question".to_owned()),
     }
@@ -318,6 +329,7 @@ impl protocol::State for State {
             Input::AnswerOffer { token, result } => self.answer_offer(token, result),
             Input::Ask { id, peer, task, control } => self.ask(id, peer, task, control),
             Input::AnswerControl { token, result } => self.answer_control(token, result),
+            Input::AnswerDataKey { token, result } => self.answer_data_key(token, result),
             Input::Run(spec) => self.run(*spec, now),
             Input::Stop { task, mode } => self.stop(task, mode, now),
             Input::CheckpointNow { task } => {
@@ -341,6 +353,7 @@ impl protocol::State for State {
             Request::Stop { task, generation, mode } => (task, Control::Stop { generation, mode }),
             Request::Pause { task, generation } => (task, Control::Pause { generation }),
             Request::Resume { task, generation } => (task, Control::Resume { generation }),
+            Request::DataKey { task, generation } => (task, Control::DataKey { generation }),
             Request::Progress { task } => (task, Control::Progress),
             Request::Log { task, from, max } => (task, Control::Log { from, max }),
         };
@@ -433,6 +446,7 @@ mod tests {
             checkpoint_every: 2,
             output: crate::types::OutputKind::Model,
             session,
+            data_key: None,
             resources: Resources::default(),
             attempt: 0,
         }

@@ -89,13 +89,13 @@ fn prepare(
     continue_from: Option<&(Step, PathBuf)>,
     directory: &Path,
 ) -> Result<Prepared, LaunchError> {
-    let files = shared.files.as_ref();
+    let (files, keys) = (shared.files.as_ref(), shared.keys.as_ref());
     let host = |what| move |error| LaunchError::Host(what, error);
     let interpreter = shared.interpreter().map_err(LaunchError::Python)?;
     let work = WorkDir::create(directory, &spec.bundle, files).map_err(host("the bundle can't be laid out"))?;
     let bundle = Bundle::read(&work.bundle())?;
     let interpreter = interpreter.of_bundle(&bundle, &work).map_err(LaunchError::Python)?;
-    let round = work.lay_out(0, spec, continue_from, files).map_err(host("its inputs can't be laid out"))?;
+    let round = work.lay_out(0, spec, continue_from, files, keys).map_err(host("its inputs can't be laid out"))?;
     let sockets = shared.root.sockets_of(directory).map_err(host("its socket's directory can't be made"))?;
     let socket = sockets.join(process::SOCKET);
     let around = Surroundings {
@@ -212,11 +212,12 @@ impl Watcher {
     async fn next_round(&mut self, spec: RunSpec) -> io::Result<()> {
         let number = self.run.number + 1;
         let round = {
-            let (work, spec, files) = (Arc::clone(&self.work), spec.clone(), Arc::clone(&self.shared.files));
+            let (work, spec) = (Arc::clone(&self.work), spec.clone());
+            let (files, keys) = (Arc::clone(&self.shared.files), Arc::clone(&self.shared.keys));
             blocking(move || {
                 // Recovery and the aggregate may still read the last round's results.
                 number.checked_sub(2).into_iter().for_each(|old| work.drop_round(old));
-                work.lay_out(number, &spec, None, files.as_ref())
+                work.lay_out(number, &spec, None, files.as_ref(), &keys)
             })
             .await?
         };

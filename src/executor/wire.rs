@@ -5,14 +5,25 @@ use serde::{Deserialize, Serialize};
 use super::{ProcessState, StopMode};
 use crate::{
     gossip,
+    identity::sealing,
     protocol::cbor_message,
-    types::{Generation, Round, Signed, Slot, Step, TaskId},
+    types::{DataKey, Generation, Round, Signed, Slot, Step, TaskId},
 };
 
 /// The longest reason of a refusal in bytes; a longer one is cut.
 pub const MAX_REASON: usize = 512;
 /// The longest part of a log in one answer, in bytes.
 pub const MAX_LOG: u32 = 64 * 1024;
+
+/// Bytes of a sealed data key.
+pub const SEALED_DATA_KEY: usize = DataKey::BYTES + sealing::OVERHEAD;
+
+/// What a data key is sealed for: `atlas/data-key/v1 ‖ 0x00 ‖ job ‖ slot ‖ generation`, the numbers as 4 bytes each, big-endian. A
+/// key that was handed over for one lease is none for another.
+pub fn data_key_purpose(task: &TaskId, generation: Generation) -> Vec<u8> {
+    let numbers = (task.slot.to_be_bytes(), generation.to_be_bytes());
+    [b"atlas/data-key/v1\0".as_slice(), &task.job.0, &numbers.0, &numbers.1].concat()
+}
 
 /// What one node asks of another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +63,13 @@ pub enum Request {
     Progress {
         /// The task.
         task: TaskId,
+    },
+    /// "I hold this task; give me the key of its data." Answered by `data_key` or `refused`.
+    DataKey {
+        /// The task.
+        task: TaskId,
+        /// The generation of the lease that the asking node holds.
+        generation: Generation,
     },
     /// "What did it print?" Answered by `log` or `refused`.
     Log {
@@ -94,6 +112,12 @@ pub enum Response {
     Done,
     /// How far it is.
     Progress(ProgressReport),
+    /// The key of the task's data, sealed to the asking node's key for the purpose that [`data_key_purpose`] names.
+    DataKey {
+        /// [`SEALED_DATA_KEY`] bytes.
+        #[serde(with = "serde_bytes")]
+        sealed: Vec<u8>,
+    },
     /// Part of a log.
     Log {
         /// Offset of the first byte.

@@ -14,13 +14,13 @@ use std::{
 use rustix::fs::{CWD, Mode as Permissions, OFlags, ResolveFlags, openat2, renameat};
 
 use super::{
-    FailureFile, RunSpec,
+    FailureFile, RunSpec, data,
     edge::ProcessId,
     gradient,
     tree::{self, Uncounted},
 };
 use crate::{
-    store::Files,
+    store::{Files, data_keys::DataKeys},
     tensor::MAX_FILE_BYTES,
     types::{Digest, OutputKind, Step, TaskId},
 };
@@ -229,6 +229,7 @@ impl WorkDir {
         spec: &RunSpec,
         continue_from: Option<&(Step, PathBuf)>,
         files: &dyn Files,
+        keys: &DataKeys,
     ) -> io::Result<Round> {
         let inputs = self.path.join(format!("inputs/{number}"));
         let data = inputs.join("data");
@@ -238,7 +239,7 @@ impl WorkDir {
         if let Some(optim) = &spec.optim {
             files.export_at_most(optim, &inputs.join("optim.safetensors"), MAX_FILE_BYTES)?;
         }
-        files.export_at_most(&spec.data, &data.join(spec.mode.channel()), spec.data_bytes)?;
+        data::lay_out(spec, &data.join(spec.mode.channel()), &inputs.join("sealed"), files, keys)?;
         let resume = self.lay_out_checkpoint(&inputs.join("resume"), spec, continue_from, files)?;
         let (directory, events) = self.lay_out_round(number)?;
         Ok(Round { directory, resume, events })

@@ -13,12 +13,14 @@ use super::{account, coordinator::Input, keeping, ledgers::Ledgers, parameters};
 use crate::{
     api::{self, Reply},
     chain::{records::Account, wire::query},
-    codec, identity, proof, recovery, round,
+    codec,
+    identity::{self, Keypair, sealing},
+    proof, recovery, round,
     shard::{self, Files},
-    store::{BlockStore, Files as _},
+    store::{BlockStore, Files as _, data_keys::DataKeys, sealed},
     submit,
     tensor::checkpoint::Checkpoint,
-    types::{ContentId, JobSpec, LedgerId, NodeKey, ShardSpec, Time, words},
+    types::{ContentId, DataKey, Digest, JobSpec, LedgerId, NodeKey, ShardSpec, Time, words},
 };
 
 /// Pieces of work at once. They hash and read: more than a few per core only compete. Further ones wait their turn.
@@ -37,6 +39,29 @@ pub enum Request {
     Prepare(Box<api::Submit>),
     /// Look how large the content of a prepared job is.
     Measure(Box<api::SubmitPrepared>),
+    /// Open a key of sealed data that a peer gave, and keep it if it is the one that is meant.
+    OpenDataKey {
+        /// As it came.
+        sealed: Vec<u8>,
+        /// What it was sealed for.
+        purpose: Vec<u8>,
+        /// Names the key that is meant.
+        commitment: Digest,
+    },
+    /// Seal a key that is here for a node.
+    SealDataKey {
+        /// Names the key.
+        commitment: Digest,
+        /// For whom.
+        to: NodeKey,
+        /// For what.
+        purpose: Vec<u8>,
+    },
+    /// Forget a key.
+    ForgetDataKey {
+        /// Names it.
+        commitment: Digest,
+    },
     /// Start a ledger that this process carries for one job.
     CarryLedger {
         /// Its chain id.
@@ -139,6 +164,10 @@ pub enum Answer {
     Carried(Result<(), String>),
     /// Of `Pin`.
     Pinned(Result<(), String>),
+    /// Of `OpenDataKey` and `ForgetDataKey`: the key's commitment.
+    DataKey(Result<Digest, String>),
+    /// Of `SealDataKey`.
+    SealedDataKey(Result<Vec<u8>, String>),
     /// Of `ListRoots`.
     Roots(Vec<ContentId>),
     /// Of `Directory`: its root.
@@ -173,12 +202,15 @@ pub struct Prepared {
     pub shards: Vec<ShardSpec>,
     /// Bytes of its roots, where known.
     pub sizes: BTreeMap<ContentId, u64>,
+    /// Commitment to the key of its data, if that is sealed and the key is here.
+    pub data_key: Option<Digest>,
 }
 
 /// What the edges stand on.
 #[derive(Clone)]
 pub struct Edges {
     files: Arc<Files>,
+    keys: Arc<DataKeys>,
     recovery: recovery::edge::Context,
     ledgers: Ledgers,
     turns: Arc<Semaphore>,
@@ -189,11 +221,12 @@ impl Edges {
     /// Edges that answer into `answers`.
     pub fn new(
         files: Arc<Files>,
+        keys: Arc<DataKeys>,
         recovery: recovery::edge::Context,
         ledgers: Ledgers,
         answers: mpsc::Sender<Input>,
     ) -> Self {
-        Self { files, recovery, ledgers, turns: Arc::new(Semaphore::new(MAX_AT_ONCE)), answers }
+        Self { files, keys, recovery, ledgers, turns: Arc::new(Semaphore::new(MAX_AT_ONCE)), answers }
     }
 
     /// Does the work in a task of its own; [`Input::Edge`] with `id` follows.
@@ -226,9 +259,10 @@ impl Edges {
         // The semaphore is never closed.
         let _turn = self.turns.acquire().await;
         let files = Arc::clone(&self.files);
+        let keys = Arc::clone(&self.keys);
         let recovery = self.recovery.clone();
         let failed = panicked(&request);
-        tokio::task::spawn_blocking(move || work(&files, &recovery, request)).await.unwrap_or(failed)
+        tokio::task::spawn_blocking(move || work(&files, &keys, &recovery, request)).await.unwrap_or(failed)
     }
 
     async fn query(&self, ledger: &str, path: &str, data: Vec<u8>) -> Result<Reply, api::Error> {
@@ -253,6 +287,8 @@ fn panicked(request: &Request) -> Answer {
     const WORDS: &str = "the work panicked; this is a bug, see the log";
     match request {
         Request::Prepare(_) | Request::Measure(_) => Answer::Prepared(Err(WORDS.into())),
+        Request::OpenDataKey { .. } | Request::ForgetDataKey { .. } => Answer::DataKey(Err(WORDS.into())),
+        Request::SealDataKey { .. } => Answer::SealedDataKey(Err(WORDS.into())),
         Request::Directory { .. } => Answer::Directory(Err(WORDS.into())),
         Request::Pin { .. } => Answer::Pinned(Err(WORDS.into())),
         Request::Keep { .. } => Answer::Kept(Err(WORDS.into())),
@@ -262,16 +298,25 @@ fn panicked(request: &Request) -> Answer {
 }
 
 /// Blocks.
-fn work(files: &Files, recovery: &recovery::edge::Context, request: Request) -> Answer {
+fn work(files: &Files, keys: &DataKeys, recovery: &recovery::edge::Context, request: Request) -> Answer {
     match request {
         // These three answer their own panics.
         Request::Recovery(request) => Answer::Recovery(Box::new(recovery::edge::perform(recovery, &request))),
         Request::Round(request) => Answer::Round(Box::new(round::edge::perform(files, &request))),
         Request::Proof(request) => Answer::Proof(Box::new(proof::edge::perform(files, &request))),
-        Request::Prepare(request) => Answer::Prepared(prepare(files, &recovery.staging, &request)),
-        Request::Measure(request) => Answer::Prepared(Ok(measure(files, *request))),
+        Request::Prepare(request) => Answer::Prepared(prepare(files, keys, &recovery.staging, &request)),
+        Request::OpenDataKey { sealed, purpose, commitment } => {
+            Answer::DataKey(open_data_key(keys, &recovery.keypair, &sealed, &purpose, &commitment))
+        }
+        Request::SealDataKey { commitment, to, purpose } => {
+            Answer::SealedDataKey(seal_data_key(keys, &commitment, &to, &purpose))
+        }
+        Request::ForgetDataKey { commitment } => {
+            Answer::DataKey(keys.forget(&commitment).map(|()| commitment).map_err(|error| words(&error)))
+        }
+        Request::Measure(request) => Answer::Prepared(Ok(measure(files, keys, *request))),
         Request::Add(request) => Answer::Files(add(files, &request)),
-        Request::Export(request) => Answer::Files(export(files, &request)),
+        Request::Export(request) => Answer::Files(export(files, keys, &recovery.staging, &request)),
         Request::ListPins => Answer::Files(Ok(list_pins(files))),
         Request::ListRoots => Answer::Roots(list_roots(files)),
         Request::Directory { entries, reason } => Answer::Directory(directory(files, entries, reason)),
@@ -292,13 +337,16 @@ fn work(files: &Files, recovery: &recovery::edge::Context, request: Request) -> 
     }
 }
 
-fn prepare(files: &Files, scratch: &Path, request: &api::Submit) -> Result<Prepared, String> {
+fn prepare(files: &Files, keys: &DataKeys, scratch: &Path, request: &api::Submit) -> Result<Prepared, String> {
     let job = submit::JobFile::parse(&request.job_file).map_err(|error| words(&error))?;
     let overrides = submit::Overrides { shards: request.shards, copies: request.copies };
     let prepared =
         submit::prepare(&job, &request.base_directory, scratch, overrides, files).map_err(|error| words(&error))?;
+    if let Some(key) = prepared.data_key {
+        keys.keep(key).map_err(|error| words(&error))?;
+    }
     let request = api::SubmitPrepared { spec: Box::new(prepared.spec), shards: prepared.shards };
-    let prepared = measure(files, request);
+    let prepared = measure(files, keys, request);
     let store = files.store();
     for root in prepared.sizes.keys() {
         // What was submitted must stay until others hold it, and is the submitter's to keep afterwards.
@@ -308,6 +356,23 @@ fn prepare(files: &Files, scratch: &Path, request: &api::Submit) -> Result<Prepa
     Ok(prepared)
 }
 
+fn open_data_key(
+    keys: &DataKeys,
+    keypair: &Keypair,
+    sealed: &[u8],
+    purpose: &[u8],
+    commitment: &Digest,
+) -> Result<Digest, String> {
+    let bytes = keypair.open_sealed(purpose, sealed).map_err(|error| words(&error))?;
+    let key = bytes.try_into().map(DataKey).ok().filter(|key| key.commitment() == *commitment);
+    keys.keep(key.ok_or("it is not the key that the job names")?).map_err(|error| words(&error))
+}
+
+fn seal_data_key(keys: &DataKeys, commitment: &Digest, to: &NodeKey, purpose: &[u8]) -> Result<Vec<u8>, String> {
+    let key = keys.get(commitment).ok_or("the key is not here any more")?;
+    sealing::seal_to(to, purpose, &key.0).map_err(|error| words(&error))
+}
+
 fn directory(files: &Files, entries: Vec<(String, ContentId)>, reason: &str) -> Result<ContentId, String> {
     let root = files.put_directory(entries).map_err(|error| words(&error))?;
     let store = files.store();
@@ -315,7 +380,7 @@ fn directory(files: &Files, entries: Vec<(String, ContentId)>, reason: &str) -> 
     Ok(root)
 }
 
-fn measure(files: &Files, request: api::SubmitPrepared) -> Prepared {
+fn measure(files: &Files, keys: &DataKeys, request: api::SubmitPrepared) -> Prepared {
     let spec = &request.spec;
     let mut sizes = BTreeMap::new();
     let roots = [spec.bundle, spec.model, spec.dataset_cid];
@@ -323,7 +388,8 @@ fn measure(files: &Files, request: api::SubmitPrepared) -> Prepared {
         sizes.insert(root, dag_size(files.store(), &root));
     }
     sizes.extend(request.shards.iter().map(|shard| (shard.cid, shard.size)));
-    Prepared { spec: request.spec, shards: request.shards, sizes }
+    let data_key = request.spec.data_key.filter(|key| keys.get(key).is_some());
+    Prepared { spec: request.spec, shards: request.shards, sizes, data_key }
 }
 
 /// Bytes of a DAG's blocks that are here.
@@ -355,8 +421,22 @@ fn import_car(files: &Files, path: &Path) -> Result<ContentId, api::Error> {
     Ok(root)
 }
 
-fn export(files: &Files, request: &api::ShardGet) -> Result<Reply, api::Error> {
+/// Writes sealed content opened.
+fn open_sealed(files: &Files, keys: &DataKeys, staging: &Path, cid: &ContentId, to: &Path) -> Result<(), api::Error> {
+    let invalid = |error: &dyn std::error::Error| api::Error::new(api::ErrorCode::Invalid, words(error));
+    let aside = tempfile::tempdir_in(staging).map_err(|error| invalid(&error))?;
+    let sealed = aside.path().join("sealed");
+    files.export(cid, &sealed).map_err(|error| invalid(&error))?;
+    sealed::open_path(&|wanted| keys.get(wanted), &sealed, to, u64::MAX).map_err(|error| invalid(&error))?;
+    Ok(())
+}
+
+fn export(files: &Files, keys: &DataKeys, staging: &Path, request: &api::ShardGet) -> Result<Reply, api::Error> {
     let pins = match &request.to {
+        Some(to) if request.open => {
+            open_sealed(files, keys, staging, &request.cid, to)?;
+            Vec::new()
+        }
         Some(to) => {
             files.export(&request.cid, to).map_err(|error| api::Error::new(api::ErrorCode::Invalid, words(&error)))?;
             Vec::new()

@@ -20,6 +20,7 @@ mod scrub;
 pub mod traffic;
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -56,8 +57,15 @@ use crate::{
     record::{self, Recording},
     recovery, resource, round,
     shard::{self, Files},
-    store::{self, BlockStore, blocks::Quota, key_file},
-    swarm, validator,
+    store::{
+        self, BlockStore,
+        blocks::Quota,
+        data_keys::{self, DataKeys},
+        key_file,
+    },
+    swarm,
+    types::Digest,
+    validator,
 };
 
 /// Inputs that wait for the event loop: what edges and ledgers report. They wait when it is full.
@@ -89,6 +97,9 @@ pub enum Error {
     /// Its block store.
     #[error(transparent)]
     Store(#[from] store::blocks::Error),
+    /// The keys of sealed data can't be read.
+    #[error("the keys of sealed data can't be used")]
+    DataKeys(#[from] data_keys::Error),
     /// Its machine.
     #[error(transparent)]
     Resources(#[from] resource::DetectError),
@@ -152,7 +163,8 @@ pub async fn run(mut config: Config, record: Option<&Path>) -> Result<ExitReason
         Ledgers::new(keypair.clone(), config.data_dir.join("ledgers"), input_sender.clone(), recording.clone());
     open_ledger(&config, &keypair, &ledgers, recording.as_ref()).await?;
 
-    let (supervisor, process_reports) = supervisor(&config, &files)?;
+    let keys = Arc::new(DataKeys::open(&config.data_dir.join("data-keys"))?);
+    let (supervisor, process_reports) = supervisor(&config, &files, &keys)?;
     let (worker_sender, worker_reports) = mpsc::channel(INPUT_QUEUE);
     let workers = executor::inference::edge::Workers::new(&supervisor, worker_sender);
     let pinner = pinner(&config, &store)?;
@@ -162,11 +174,15 @@ pub async fn run(mut config: Config, record: Option<&Path>) -> Result<ExitReason
         node: keypair.node_key(),
         key_file,
         at: clock::now(),
+<<<<<<< HEAD
         coordinator: coordinator::Config {
             keeps,
             kept,
             ..coordinator_config(&config, &keypair, &detected, &remembered)
         },
+=======
+        coordinator: coordinator_config(&config, &keypair, &detected, &remembered, keys.commitments()),
+>>>>>>> ledger2
         executor: executor::Config::default(),
         inference: executor::inference::Config::default(),
         health: health::Config::with_beats(config.heartbeat.interval, config.heartbeat.timeout),
@@ -200,7 +216,7 @@ pub async fn run(mut config: Config, record: Option<&Path>) -> Result<ExitReason
         staging: directory(config.data_dir.join("staging"))?,
     };
     tokio::spawn(scrub::patrol(Arc::clone(&store), input_sender.clone()));
-    let edges = Edges::new(files, recovery, ledgers.clone(), input_sender.clone());
+    let edges = Edges::new(files, keys, recovery, ledgers.clone(), input_sender.clone());
     let parts = Parts {
         swarm,
         coordinator,
@@ -317,11 +333,12 @@ fn executor_config(config: &Config) -> Result<executor::edge::Config, Error> {
 fn supervisor(
     config: &Config,
     files: &Arc<Files>,
+    keys: &Arc<DataKeys>,
 ) -> Result<(executor::edge::Supervisor, Reports<executor::edge::Answer>), Error> {
     let (sender, reports) = mpsc::channel(INPUT_QUEUE);
     let executor = executor_config(config)?;
     let path = executor.directory.clone();
-    let supervisor = executor::edge::Supervisor::start(executor, Arc::<Files>::clone(files), sender)
+    let supervisor = executor::edge::Supervisor::start(executor, Arc::<Files>::clone(files), Arc::clone(keys), sender)
         .map_err(|source| Error::Directory { path, source })?;
     Ok((supervisor, reports))
 }
@@ -337,6 +354,7 @@ fn coordinator_config(
     keypair: &Keypair,
     detected: &resource::Detected,
     remembered: &Remembered,
+    data_keys: BTreeSet<Digest>,
 ) -> coordinator::Config {
     let lab = config.heartbeat.interval <= LAB_BEAT;
     let label = config.node_id.clone().unwrap_or_else(|| {
@@ -352,6 +370,7 @@ fn coordinator_config(
         policy: validator::Policy::accepting(&config.ledger.accept),
         bootstrap: config.network.bootstrap.clone(),
         remembered: remembered.load(),
+        data_keys,
         place: network::Place {
             country: place.country.clone(),
             region: place.region.clone(),

@@ -11,6 +11,7 @@ use libp2p::{StreamProtocol, core::upgrade::NegotiationError, request_response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{DecodeError, Message, State};
+use crate::types::Buffers;
 
 /// Memory for a request grows as its bytes arrive, so that a peer which announces much and sends little costs little: so
 /// many bytes at first, then this many times as much. An answer was asked for: its memory is taken at once, and what is
@@ -24,6 +25,9 @@ pub const MAX_READING: usize = 16 * 1024 * 1024;
 pub const SHORT: usize = 64 * 1024;
 /// A request whose next byte does not come within this time is given up. Less than each protocol's time for an answer.
 pub const STALL: Duration = Duration::from_secs(5);
+
+/// Pieces of memory for long answers of one protocol kept for the next: what one peer that is near has under way.
+const KEPT_BUFFERS: usize = 4;
 
 /// What is wrong with a message.
 #[derive(Debug, thiserror::Error)]
@@ -91,21 +95,26 @@ pub enum Incoming<M> {
     Bad(Fault),
 }
 
-/// Reads and writes the messages of one protocol. Clones share the memory for long requests.
+/// Reads and writes the messages of one protocol. Clones share the memory for long requests and for answers.
 pub struct Codec<S> {
     reading: Arc<Semaphore>,
+    buffers: Buffers,
     marker: PhantomData<fn() -> S>,
 }
 
 impl<S> Default for Codec<S> {
     fn default() -> Self {
-        Self { reading: Arc::new(Semaphore::new(MAX_READING)), marker: PhantomData }
+        Self {
+            reading: Arc::new(Semaphore::new(MAX_READING)),
+            buffers: Buffers::new(KEPT_BUFFERS),
+            marker: PhantomData,
+        }
     }
 }
 
 impl<S> Clone for Codec<S> {
     fn clone(&self) -> Self {
-        Self { reading: Arc::clone(&self.reading), marker: PhantomData }
+        Self { reading: Arc::clone(&self.reading), buffers: self.buffers.clone(), marker: PhantomData }
     }
 }
 
@@ -124,7 +133,7 @@ impl<S: State> request_response::Codec for Codec<S> {
     where
         T: AsyncRead + Unpin + Send,
     {
-        Ok(match read(io, Some((&self.reading, STALL))).await {
+        Ok(match read(io, Memory::Request(&self.reading, STALL)).await {
             Ok(request) => Incoming::Good(request),
             Err(fault) => Incoming::Bad(fault),
         })
@@ -134,7 +143,7 @@ impl<S: State> request_response::Codec for Codec<S> {
     where
         T: AsyncRead + Unpin + Send,
     {
-        Ok(read(io, None).await?)
+        Ok(read(io, Memory::Answer(&self.buffers)).await?)
     }
 
     async fn write_request<T>(&mut self, _: &StreamProtocol, io: &mut T, request: Self::Request) -> io::Result<()>
@@ -155,32 +164,47 @@ impl<S: State> request_response::Codec for Codec<S> {
     }
 }
 
-/// The memory for long requests, and how long a request may stall.
-type Reading<'a> = (&'a Arc<Semaphore>, Duration);
+/// Where the memory for a message comes from.
+#[derive(Clone, Copy)]
+enum Memory<'a> {
+    /// A request counts against the memory for long ones, and must not stall for so long.
+    Request(&'a Arc<Semaphore>, Duration),
+    /// An answer.
+    Answer(&'a Buffers),
+}
 
-/// Reads one message. A request (with `reading`) must not stall, and counts against the memory for long ones.
-async fn read<M: Message, T: AsyncRead + Unpin + Send>(io: &mut T, reading: Option<Reading<'_>>) -> Result<M, Fault> {
+impl Memory<'_> {
+    fn stall(self) -> Option<Duration> {
+        match self {
+            Self::Request(_, stall) => Some(stall),
+            Self::Answer(_) => None,
+        }
+    }
+}
+
+/// Reads one message.
+async fn read<M: Message, T: AsyncRead + Unpin + Send>(io: &mut T, memory: Memory<'_>) -> Result<M, Fault> {
     let mut head = [0; 4];
-    fill(io, &mut head, (0, 4), reading.map(|(_, stall)| stall)).await?;
+    fill(io, &mut head, (0, 4), memory.stall()).await?;
     let length = u32::from_be_bytes(head) as usize;
     if length > M::LIMIT {
         return Err(Fault::Oversize { length, limit: M::LIMIT });
     }
-    let body = match reading {
-        Some(reading) => read_request(io, length, reading).await?,
-        None => {
-            let mut body = vec![0; length];
+    let body = match memory {
+        Memory::Request(reading, stall) => Bytes::from(read_request(io, length, (reading, stall)).await?),
+        Memory::Answer(buffers) => {
+            let mut body = buffers.take_aligned(length, M::ALIGNED_AT);
             fill(io, &mut body, (0, length), None).await?;
-            body
+            Bytes::from(body)
         }
     };
-    Ok(M::decode(Bytes::from(body))?)
+    Ok(M::decode(body)?)
 }
 
 async fn read_request<T: AsyncRead + Unpin + Send>(
     io: &mut T,
     length: usize,
-    (reading, stall): Reading<'_>,
+    (reading, stall): (&Arc<Semaphore>, Duration),
 ) -> Result<Vec<u8>, Fault> {
     let mut body = Vec::new();
     let mut permits: Vec<OwnedSemaphorePermit> = Vec::new();
@@ -276,7 +300,7 @@ mod tests {
     fn messages_of_every_length_around_a_step_read_back() {
         for length in [0, 1, FIRST_STEP - 1, FIRST_STEP, FIRST_STEP + 1, 3 * FIRST_STEP] {
             let frame = framed(length);
-            let Blob(read) = block_on(read(&mut &frame[..], None)).unwrap();
+            let Blob(read) = block_on(read(&mut &frame[..], Memory::Answer(&Buffers::new(1)))).unwrap();
             assert_eq!(read, frame[4..]);
         }
     }
@@ -284,10 +308,11 @@ mod tests {
     #[test]
     fn a_message_that_ends_too_early_or_is_too_long_is_an_error_that_says_so() {
         let frame = framed(FIRST_STEP + 1);
-        let cut = block_on(read::<Blob, _>(&mut &frame[..frame.len() - 1], None)).unwrap_err();
+        let cut =
+            block_on(read::<Blob, _>(&mut &frame[..frame.len() - 1], Memory::Answer(&Buffers::new(1)))).unwrap_err();
         assert_eq!(io::Error::from(cut).kind(), io::ErrorKind::UnexpectedEof);
         let announced = u32::try_from(Blob::LIMIT + 1).unwrap().to_be_bytes();
-        let long = block_on(read::<Blob, _>(&mut &announced[..], None)).unwrap_err();
+        let long = block_on(read::<Blob, _>(&mut &announced[..], Memory::Answer(&Buffers::new(1)))).unwrap_err();
         assert!(matches!(long, Fault::Oversize { length, limit } if length == limit + 1), "{long}");
     }
 
@@ -302,7 +327,7 @@ mod tests {
     }
 
     async fn on_an_open_line(frame: &[u8], reading: &Arc<Semaphore>) -> Result<Blob, Fault> {
-        read(&mut Open(frame), Some((reading, Duration::from_millis(10)))).await
+        read(&mut Open(frame), Memory::Request(reading, Duration::from_millis(10))).await
     }
 
     #[tokio::test]

@@ -21,6 +21,8 @@ use crate::types::Time;
 pub trait Message: Sized + Send + std::fmt::Debug + Serialize + DeserializeOwned + 'static {
     /// The longest encoding in bytes; a longer frame is refused before it is read.
     const LIMIT: usize;
+    /// The byte of an answer that is laid at an address from which a disk takes it as it is ([`crate::types::ALIGNMENT`]).
+    const ALIGNED_AT: usize = 0;
 
     /// The encoding, as segments written one after the other, so that a block is never copied behind a header.
     fn encode(self) -> Vec<Bytes>;

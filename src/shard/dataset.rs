@@ -10,7 +10,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, BufWriter, Write as _},
+    io::{self, BufRead, BufReader, BufWriter, Write},
     ops::Range,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -21,8 +21,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::unixfs::{self, check_name};
 use crate::{
-    store::Files,
-    types::{ContentId, ShardSpec},
+    clock,
+    store::{Files, sealed::SealingWriter},
+    types::{ContentId, DataKey, ShardSpec},
 };
 
 /// Records in a data set; each costs 16 bytes while it is cut, so that cutting takes at most 256 MiB.
@@ -70,6 +71,8 @@ pub struct CutSpec {
     pub file_name: String,
     /// A directory with room for one shard at a time.
     pub scratch: PathBuf,
+    /// Seals each file with this key, so that its CID is that of the sealed bytes, and another at each cut.
+    pub key: Option<DataKey>,
 }
 
 /// What was cut. Stored as JSON, fields in this order and without spaces; the CID of that is the data set's.
@@ -382,6 +385,17 @@ impl ShardWriter<'_> {
     fn write(&self, records: &[u32], path: &Path) -> Result<(), Error> {
         let at = |source| Error::Io { path: path.to_owned(), source };
         let mut out = BufWriter::with_capacity(1024 * 1024, File::create_new(path).map_err(at)?);
+        let Some(key) = &self.spec.key else {
+            self.write_records(records, &mut out)?;
+            return out.flush().map_err(at);
+        };
+        let mut sealing = SealingWriter::new(key, clock::random_bytes(), out).map_err(at)?;
+        self.write_records(records, &mut sealing)?;
+        sealing.finish().map(drop).map_err(at)
+    }
+
+    fn write_records(&self, records: &[u32], out: &mut impl Write) -> Result<(), Error> {
+        let at = |source| Error::Io { path: self.spec.scratch.clone(), source };
         if matches!(self.spec.format, RecordFormat::Lines { header: true }) {
             out.write_all(&self.source.header).and_then(|()| out.write_all(self.source.line_end)).map_err(at)?;
         }
@@ -391,7 +405,7 @@ impl ShardWriter<'_> {
             read.map_err(|source| Error::Io { path: self.source.path.clone(), source })?;
             out.write_all(&record).and_then(|()| out.write_all(self.source.line_end)).map_err(at)?;
         }
-        out.flush().map_err(at)
+        Ok(())
     }
 }
 
@@ -423,7 +437,7 @@ mod tests {
             let source = self.directory.path().join("table");
             fs::write(&source, content).unwrap();
             let scratch = self.directory.path().to_owned();
-            CutSpec { source, format, seed: 7, slots, held_out, file_name: "table.csv".into(), scratch }
+            CutSpec { source, format, seed: 7, slots, held_out, file_name: "table.csv".into(), scratch, key: None }
         }
 
         fn read(&self, shard: &ContentId) -> Vec<u8> {

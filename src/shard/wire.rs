@@ -162,6 +162,8 @@ impl Message for Request {
 
 impl Message for Response {
     const LIMIT: usize = 2 + MAX_GET * 5 + MAX_ANSWER_BYTES;
+    /// Where the block of an answer of one block begins.
+    const ALIGNED_AT: usize = 2 + 5;
 
     fn encode(self) -> Vec<Bytes> {
         let mut head = BytesMut::new();

@@ -108,7 +108,7 @@ fn measure(machine: &Machine, request: api::SubmitPrepared) -> Prepared {
     let roots = [spec.bundle, spec.model, spec.dataset_cid].into_iter().chain(spec.held_out);
     let mut sizes: BTreeMap<ContentId, u64> = roots.map(|root| (root, size(&root))).collect();
     sizes.extend(request.shards.iter().map(|shard| (shard.cid, shard.size)));
-    Prepared { spec: request.spec, shards: request.shards, sizes }
+    Prepared { spec: request.spec, shards: request.shards, sizes, data_key: None }
 }
 
 fn recovery(machine: &Machine, scripts: &Scripts, request: recovery::edge::Request) -> recovery::edge::Answer {

@@ -365,6 +365,7 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
         policy: validator::Policy::default(),
         bootstrap,
         remembered: Vec::new(),
+        data_keys: std::collections::BTreeSet::new(),
         place: network::Place::default(),
         facts: Facts {
             pid: 1,

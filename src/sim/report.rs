@@ -34,6 +34,8 @@ pub struct Report {
     pub skipped: u64,
     /// Offences that the ledger punished.
     pub punished: u32,
+    /// Nodes that it punished.
+    pub offenders: u32,
     /// Root of the last model.
     pub model_root: Option<Digest>,
     /// Virtual milliseconds from the beginning to the job's end, or to the run's.
@@ -89,6 +91,8 @@ fn read(world: &World) -> Report {
     let job = world.job.and_then(|job| world.view.jobs.get(&job));
     let tasks: Vec<_> = job.into_iter().flat_map(|job| world.view.tasks_of(&job.id)).collect();
     let rounds: Vec<_> = job.into_iter().flat_map(|job| world.view.rounds_of(&job.id)).collect();
+    let offences = world.chain.offences();
+    let offenders: BTreeSet<_> = offences.iter().map(|offence| offence.id.node).collect();
     let end = job.filter(|job| job.status != JobStatus::Open).map_or(world.now, |job| job.updated_at);
     Report {
         name: world.scenario.name.clone(),
@@ -100,7 +104,8 @@ fn read(world: &World) -> Report {
         resumed: world.counts.resumed,
         batches: rounds.iter().map(|round| round.batches).sum(),
         skipped: rounds.iter().map(|round| round.outcome.skipped.len() as u64).sum(),
-        punished: u32::try_from(world.chain.offences().len()).unwrap_or(u32::MAX),
+        punished: u32::try_from(offences.len()).unwrap_or(u32::MAX),
+        offenders: u32::try_from(offenders.len()).unwrap_or(u32::MAX),
         model_root: job.and_then(|job| job.model_root),
         millis: u64::try_from(end.since(BEGIN).as_millis()).unwrap_or(u64::MAX),
         events: world.counts.events,
@@ -119,7 +124,8 @@ fn unmet(expect: &Expect, report: &Report) -> Option<Violation> {
         (at_least(expect.reassigned_at_least, report.reassigned), "reassigned_at_least"),
         (expect.reassigned_at_most.is_some_and(|most| report.reassigned > most), "reassigned_at_most"),
         (at_least(expect.resumed_at_least, report.resumed), "resumed_at_least"),
-        (expect.punished.is_some_and(|wanted| report.punished != wanted), "punished"),
+        (at_least(expect.punished_at_least, report.punished), "punished_at_least"),
+        (expect.offenders.is_some_and(|wanted| report.offenders != wanted), "offenders"),
         (expect.skipped_at_most.is_some_and(|most| report.skipped > most), "skipped_at_most"),
     ];
     let (_, key) = unmet.into_iter().find(|(unmet, _)| *unmet)?;
@@ -155,7 +161,7 @@ impl fmt::Display for Report {
         )?;
         text("batches", &format!("{} applied, {} updates skipped", self.batches, self.skipped), f)?;
         if self.punished > 0 {
-            text("offences", &format!("{} punished", self.punished), f)?;
+            text("offences", &format!("{} punished, of {} nodes", self.punished, self.offenders), f)?;
         }
         text("model root", &root, f)?;
         text("virtual time", &format!("{}.{:03} s", self.millis / 1_000, self.millis % 1_000), f)?;

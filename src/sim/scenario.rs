@@ -238,8 +238,10 @@ pub struct Expect {
     pub resumed_at_least: Option<u32>,
     /// Updates that came too late, at most.
     pub skipped_at_most: Option<u64>,
-    /// Offences that the ledger punishes.
-    pub punished: Option<u32>,
+    /// Offences that the ledger punishes, at least.
+    pub punished_at_least: Option<u32>,
+    /// Nodes that it punishes.
+    pub offenders: Option<u32>,
 }
 
 impl Scenario {

@@ -1,7 +1,10 @@
 //! The simulator against itself: it repeats, it survives, and it notices.
 
 use super::*;
-use crate::types::{JobStatus, Quorum};
+use crate::{
+    chain::ledger::Economy,
+    types::{JobStatus, Quorum},
+};
 
 const SMOKE: &str = include_str!("../../simulations/smoke.toml");
 
@@ -80,6 +83,10 @@ fn each_invariant_notices_a_planted_bug() {
     assert_eq!(notices(&calm(3), Plant::OtherModel), "model");
     assert_eq!(notices(&calm(3), Plant::MoneyLost), "escrow");
     assert_eq!(notices(&smoke(4), Plant::RolledBack), "rollback");
+    let mut staked = calm(3);
+    staked.ledger.economy = Some(Economy { min_stake: 1_000, ..Economy::default() });
+    assert_eq!(run(&staked, 1, None).violation, None);
+    assert_eq!(notices(&staked, Plant::StakeLost), "supply");
     let short = Scenario { limit_seconds: 20, ..calm(3) };
     assert_eq!(notices(&short, Plant::NoClose), "ended");
     assert_eq!(notices(&calm(3), Plant::NoClose), "alive");
@@ -150,6 +157,28 @@ fn a_liar_in_each_role_changes_no_model() {
     ];
     for report in files.map(short) {
         assert_eq!((report.violation.as_ref(), report.model_root), (None, honest), "{report}");
+    }
+}
+
+#[test]
+fn offences_of_each_kind_are_reported_and_punished_and_nobody_honest_is() {
+    let mut scenario = Scenario::parse(include_str!("../../simulations/economy.toml")).unwrap();
+    scenario.job.rounds = 4;
+    let mut without = scenario.clone();
+    without.ledger.economy = None;
+    scenario.expect.punished_at_least = Some(1);
+    scenario.expect.offenders = Some(1);
+    without.expect = scenario::Expect { offenders: Some(0), ..scenario::Expect::default() };
+    for (who, lie) in
+        [(Who::Holder(1), Lie::Forge), (Who::Holder(1), Lie::TwoReceipts), (Who::Aggregator, Lie::TwoRoots)]
+    {
+        // Where the ledger knows no offences nobody is reported, and the job ends as well.
+        for scenario in [&mut scenario, &mut without] {
+            scenario.fault = vec![Fault { kind: Kind::Liar { who, lie }, when: When::RoundOpened(1) }];
+            let report = run(scenario, 1, None);
+            let ended = (report.violation.as_ref(), report.status);
+            assert_eq!(ended, (None, Some(JobStatus::Completed)), "{lie:?}: {report}");
+        }
     }
 }
 

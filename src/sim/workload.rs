@@ -96,6 +96,7 @@ pub(super) fn command(scenario: &Scenario, machine: &Machine) -> Command {
         settle: Settle::Ledger,
         copies: job.copies,
         session: job.session,
+        data_key: None,
     };
     let shard_spec = |slot| {
         let bytes = shard(scenario, slot);

@@ -22,7 +22,7 @@ mod tests;
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -39,6 +39,7 @@ use self::{
     index::Index,
 };
 use super::{
+    block_file::BlockFiles,
     dag_pb::{self, MAX_BLOCK_BYTES, Named},
     pins::{MAX_REASON_BYTES, Pins},
 };
@@ -149,6 +150,7 @@ pub struct BlockStore {
     collecting: Mutex<()>,
     pins: Pins,
     next_temporary: AtomicU64,
+    files: BlockFiles,
     /// Held open: the lock goes with it.
     _lock: File,
 }
@@ -187,6 +189,7 @@ impl BlockStore {
             collecting: Mutex::default(),
             pins,
             next_temporary: AtomicU64::new(0),
+            files: BlockFiles::default(),
             _lock: lock,
         };
         store.scan_placed()?;
@@ -235,8 +238,8 @@ impl BlockStore {
         // A sync may move the block from one place to the other between the two looks, never back.
         let places = [entry.fresh.then(|| self.fresh_path(&key)), Some(self.placed_path(&key))];
         for path in places.into_iter().flatten() {
-            match fs::read(&path) {
-                Ok(bytes) => return Ok(Some(Bytes::from(bytes))),
+            match self.files.read(&path) {
+                Ok(bytes) => return Ok(Some(bytes)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -354,7 +357,7 @@ impl BlockStore {
         self.make_room(u64::from(size))?;
         let number = self.next_temporary.fetch_add(1, Ordering::Relaxed);
         let temporary = self.directory.join("fresh").join(format!("{number}.part"));
-        let written = File::create(&temporary).and_then(|mut file| file.write_all(bytes));
+        let written = self.files.write_new(&temporary, bytes);
         let written = written.and_then(|()| fs::rename(&temporary, self.fresh_path(&key)));
         if let Err(source) = written {
             let _ = fs::remove_file(&temporary);
@@ -445,7 +448,7 @@ impl BlockStore {
         for block in at(&directory, list_blocks(&directory))? {
             let path = self.fresh_path(&block.key);
             let whole = same_boot
-                || at(&path, fs::read(&path)).is_ok_and(|bytes| Key::from(Sha256::digest(bytes)) == block.key);
+                || at(&path, self.files.read(&path)).is_ok_and(|bytes| Key::from(Sha256::digest(bytes)) == block.key);
             if whole {
                 self.lock().insert(block.key, block.size, true);
             } else {

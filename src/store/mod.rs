@@ -1,14 +1,17 @@
 //! What edges need of content, behind a trait, so that a test can stand in for the disk; and what lies below it:
-//! the block store, the node format whose links it follows, and the key file.
+//! the block store, the node format whose links it follows, the key file, and data that is sealed.
 //!
 //! The store knows blocks, links and pins. It never talks to a peer, and never asks what a file is: that is
 //! `shard`'s.
 
+mod block_file;
 pub mod blocks;
 pub mod dag_pb;
+pub mod data_keys;
 pub mod key_file;
 pub mod pins;
 pub mod protobuf;
+pub mod sealed;
 pub(crate) mod table;
 
 pub use blocks::{BlockStore, Quota};

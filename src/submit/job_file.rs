@@ -26,6 +26,7 @@
 //! format = "lines"                   # a record is a line; or "fixed": a record has `record_bytes` bytes
 //! header = false                     # the first line is repeated in every shard
 //! held_out = 0.0                     # the part of the records that no shard gets, for evaluation
+//! sealed = false                     # true: only holders of the job's tasks and the submitter can read the records
 //!
 //! [outer]                            # the outer step of joint training
 //! learning_rate = 0.7
@@ -148,6 +149,8 @@ pub struct Data {
     pub records: Records,
     /// The part that no shard gets, in basis points.
     pub held_out: u32,
+    /// Only nodes that hold a task of the job, and the submitter, may read it.
+    pub sealed: bool,
 }
 
 /// What a record is.

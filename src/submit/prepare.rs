@@ -7,10 +7,11 @@ use std::{
 
 use super::{Content, Error, JobFile, Records};
 use crate::{
+    clock,
     shard::dataset::{self, CutSpec, Manifest, RecordFormat},
     store::Files,
     tensor,
-    types::{ContentId, Digest, JobSpec, ShardSpec},
+    types::{ContentId, DataKey, Digest, JobSpec, ShardSpec},
 };
 
 /// Files and directories of a bundle. A vendored PyTorch has about 20,000; every worker lays out all of them for each process.
@@ -32,6 +33,8 @@ pub struct Prepared {
     pub spec: JobSpec,
     /// Its shards, by slot.
     pub shards: Vec<ShardSpec>,
+    /// What shards and held-out data are sealed with. It is not in the spec, which everybody reads.
+    pub data_key: Option<DataKey>,
 }
 
 impl Prepared {
@@ -59,7 +62,8 @@ pub fn prepare(
     let model = import("model", &job.model, base_directory, files)?;
     let model_root = model_root(&model, files)?;
     let scratch = scratch_in(scratch)?;
-    let manifest = cut(&job, base_directory, scratch.path(), files)?;
+    let data_key = job.data.sealed.then(|| DataKey(clock::random_bytes()));
+    let manifest = cut(&job, base_directory, scratch.path(), data_key.clone(), files)?;
     let dataset_cid = manifest.store(files).map_err(dataset::Error::Store)?;
     let spec = JobSpec {
         name: job.name.clone(),
@@ -87,8 +91,9 @@ pub fn prepare(
         settle: job.settle,
         copies: job.copies,
         session: job.session,
+        data_key: data_key.as_ref().map(DataKey::commitment),
     };
-    Ok(Prepared { spec, shards: manifest.shards })
+    Ok(Prepared { spec, shards: manifest.shards, data_key })
 }
 
 fn overridden(job: &JobFile, overrides: Overrides) -> Result<JobFile, Error> {
@@ -173,7 +178,7 @@ fn millis(duration: std::time::Duration) -> u64 {
 }
 
 /// Cuts the data set; one that is named by CID is written to `scratch` first, because cutting reads it at random.
-fn cut(job: &JobFile, base: &Path, scratch: &Path, files: &dyn Files) -> Result<Manifest, Error> {
+fn cut(job: &JobFile, base: &Path, scratch: &Path, key: Option<DataKey>, files: &dyn Files) -> Result<Manifest, Error> {
     let (source, file_name) = match &job.data.source {
         Content::Path(path) => (base.join(path), file_name(path)?),
         Content::Cid(cid) => {
@@ -191,8 +196,8 @@ fn cut(job: &JobFile, base: &Path, scratch: &Path, files: &dyn Files) -> Result<
         Records::Fixed { bytes } => RecordFormat::Fixed { bytes },
     };
     let scratch = scratch.to_owned();
-    let spec =
-        CutSpec { source, format, seed: job.seed, slots: job.shards, held_out: job.data.held_out, file_name, scratch };
+    let (seed, slots, held_out) = (job.seed, job.shards, job.data.held_out);
+    let spec = CutSpec { source, format, seed, slots, held_out, file_name, scratch, key };
     Ok(dataset::cut(&spec, files)?)
 }
 

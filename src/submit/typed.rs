@@ -85,6 +85,8 @@ struct TypedData {
     record_bytes: Option<u32>,
     #[serde(default)]
     held_out: f64,
+    #[serde(default)]
+    sealed: bool,
 }
 
 #[derive(Deserialize)]
@@ -236,7 +238,7 @@ impl TypedData {
         };
         let held_out = scaled("data.held_out", self.held_out, 0.9, 10_000.0)?;
         let held_out = u32::try_from(held_out).expect("at most 9,000");
-        Ok(Data { source: content("data.path", &self.path)?, records, held_out })
+        Ok(Data { source: content("data.path", &self.path)?, records, held_out, sealed: self.sealed })
     }
 }
 

@@ -216,4 +216,8 @@ pub struct JobSpec {
     pub copies: u32,
     /// Whether one process stays for all rounds (script contract, "Sessions").
     pub session: bool,
+    /// Commitment to the key that shards and held-out data are sealed with ([`super::DataKey::commitment`]); `None` for data that
+    /// anybody may read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_key: Option<Digest>,
 }

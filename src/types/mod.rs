@@ -4,9 +4,11 @@
 //! anything: a value that needs a decision belongs to the module that makes it.
 
 mod beat;
+mod buffer;
 mod cause;
 mod checkpoint;
 pub mod computation;
+mod data_key;
 mod ids;
 mod job;
 mod parameters;
@@ -21,8 +23,10 @@ mod verdict;
 mod verified;
 
 pub use beat::{Beat, Load};
+pub use buffer::{ALIGNMENT, Buffer, Buffers};
 pub use cause::{Cause, OrCause, words};
 pub use checkpoint::{CHECKPOINT_MAX_AGE, CheckpointManifest, CheckpointRef};
+pub use data_key::DataKey;
 pub use ids::{
     AssignmentId, ContentId, Digest, Generation, JobId, LedgerId, NodeKey, ParseIdError, Round, SignatureBytes, Slot,
     Step, TaskId,

@@ -45,6 +45,7 @@ fn spec() -> JobSpec {
         settle: Settle::Ledger,
         copies: 2,
         session: true,
+        data_key: None,
     }
 }
 

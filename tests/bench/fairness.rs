@@ -31,7 +31,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     let (cid, _) = import(&giver, content).await?;
     let mut taker = Node::spawn(directory.path(), "taker", &[&flags[..], &["--bootstrap", &address]].concat())?;
     let taking = taker.ready().await?.0.listen.first().cloned().unwrap_or_default();
-    taker.until("connected", |status| status.peers > 0).await?;
+    taker.settled(1).await?;
     let probers = [Probers::start(&address.parse()?)?, Probers::start(&taking.parse()?)?];
     // The first look is while they connect.
     let mut quiet = Vec::new();
@@ -41,7 +41,7 @@ pub(crate) async fn measure(arguments: &Arguments, report: &mut Report) -> Resul
     }
     tell(report, "quiet", &quiet, "");
     let client = taker.client()?;
-    let transfer = tokio::spawn(async move { client.shard_get(&ShardGet { cid, to: None }).await });
+    let transfer = tokio::spawn(async move { client.shard_get(&ShardGet::keep(cid)).await });
     let mut felt = vec![RoundTrips::default(); 2];
     while !transfer.is_finished() {
         let (giving, taking) = tokio::join!(probers[0].measure(SLICE), probers[1].measure(SLICE));

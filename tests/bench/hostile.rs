@@ -201,7 +201,7 @@ async fn felt(directory: &Path, clients: &[Client], probers: &Probers) -> Result
 /// Asks for content that nobody has, again and again: whoever is connected is asked.
 async fn wish(client: Client) {
     let cid = "bafkreiemqpndzewx4bioklzfvhtiegsfny5fxuc3nkjk2vmcpjxiammsti".parse().expect("a CID");
-    let wanted = ShardGet { cid, to: None };
+    let wanted = ShardGet::keep(cid);
     loop {
         let _ = tokio::time::timeout(Duration::from_secs(1), client.shard_get(&wanted)).await;
     }

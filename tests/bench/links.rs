@@ -146,7 +146,7 @@ async fn transfer(
     let (cid, _) = import(&giver, content.to_owned()).await?;
     let taker = [&flags[..], &["--bootstrap", &bootstrap]].concat();
     let mut taker = Node::spawn_at(&place(&link.right), directory, "taker", &taker)?;
-    taker.until("connected", |status| status.peers > 0).await?;
+    taker.settled(1).await?;
     let seconds = fetch_seconds(&taker.client()?, cid).await?;
     taker.stop().await?;
     giver.stop().await?;
@@ -158,7 +158,7 @@ async fn transfer(
 
 async fn fetch_seconds(client: &Client, cid: ContentId) -> Result<f64> {
     let began = clock::now_micros();
-    client.shard_get(&ShardGet { cid, to: None }).await?;
+    client.shard_get(&ShardGet::keep(cid)).await?;
     Ok(seconds_since(began))
 }
 

@@ -104,6 +104,14 @@ impl Node {
         Ok((status, (clock::now_micros() - self.started) as f64 / 1e3))
     }
 
+    /// Waits until it has so many peers, and has done what a new node does once: the known answer of its host, which takes a second
+    /// of one core.
+    pub(crate) async fn settled(&mut self, peers: u32) -> Result<()> {
+        let answer = self.data_dir.join("known-answer");
+        self.until("connected, with its known answer,", |status| status.peers >= peers && answer.exists()).await?;
+        Ok(())
+    }
+
     /// The resident size in MiB: now, and at most since [`Node::forget_peak`] or the start.
     pub(crate) fn resident_mib(&self) -> Result<[f64; 2]> {
         resident_mib(self.pid()?)

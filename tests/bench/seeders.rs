@@ -99,9 +99,9 @@ impl Sources {
             }
         };
         let sources = u32::try_from(count)? + u32::from(liar.is_some());
-        taker.until("connected with all sources", |status| status.peers >= sources).await?;
+        taker.settled(sources).await?;
         let began = clock::now_micros();
-        taker.client()?.shard_get(&ShardGet { cid: self.cid, to: None }).await?;
+        taker.client()?.shard_get(&ShardGet::keep(self.cid)).await?;
         let seconds = seconds_since(began);
         if let Some(liar) = liar {
             let status = taker.client()?.status().await?;

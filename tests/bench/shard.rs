@@ -108,12 +108,12 @@ pub(crate) async fn transfer(
     cid: ContentId,
 ) -> Result<Transfer> {
     let mut taker = Node::spawn(directory, label, flags)?;
-    taker.until("connected", |status| status.peers > 0).await?;
+    taker.settled(1).await?;
     giver.forget_peak()?;
     taker.forget_peak()?;
     let client = taker.client()?;
     let began = clock::now_micros();
-    client.shard_get(&ShardGet { cid, to: None }).await?;
+    client.shard_get(&ShardGet::keep(cid)).await?;
     let seconds = seconds_since(began);
     let peaks = [giver.resident_mib()?[1], taker.resident_mib()?[1]];
     // What it stored stays till the end: a file system that has just lost a thousand files is slower than others.

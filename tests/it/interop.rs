@@ -38,13 +38,13 @@ const NOWHERE: &str = "bafkreiemqpndzewx4bioklzfvhtiegsfny5fxuc3nkjk2vmcpjxiamms
 
 // --- the foreign peer -------------------------------------------------------------------------------------------------
 
-/// Node.js, and the directory of the foreign peer.
-fn installed() -> (PathBuf, PathBuf) {
+/// Node.js, and the directory of a foreign peer below `scripts/`.
+pub(crate) fn installed(peer: &str) -> (PathBuf, PathBuf) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let (node, interop) = (root.join(".tools/bin/node"), root.join("scripts/interop"));
-    let installed = node.exists() && interop.join("node_modules/.lock.sha256").exists();
-    assert!(installed, "the foreign peer is not installed: run scripts/setup --dev");
-    (node, interop)
+    let (node, peer) = (root.join(".tools/bin/node"), root.join("scripts").join(peer));
+    let installed = node.exists() && peer.join("node_modules/.lock.sha256").exists();
+    assert!(installed, "{} is not installed: run scripts/setup --dev", peer.display());
+    (node, peer)
 }
 
 /// One story under way.
@@ -57,7 +57,7 @@ struct Story {
 impl Story {
     /// Starts the foreign peer, which joins the mesh at `address` and begins.
     fn begin(name: &str, address: &str, arguments: &[&str]) -> Self {
-        let (node, interop) = installed();
+        let (node, interop) = installed("interop");
         let mut child = Command::new(node)
             .arg(interop.join("main.js"))
             .args([name, "--peer", address, "--timeout", &STORY.as_secs().to_string()])
@@ -201,7 +201,7 @@ impl Meeting {
         let mut story = self.begin("offer", &["--path", file.to_str().unwrap()]);
         let cid: ContentId = story.ready().await.parse().unwrap();
         let to = self.lab.path().join("taken");
-        self.host().client().shard_get(&ShardGet { cid, to: Some(to.clone()) }).await.unwrap();
+        self.host().client().shard_get(&ShardGet::to(cid, to.clone())).await.unwrap();
         assert!(fs::read(&to).unwrap() == fs::read(&file).unwrap(), "the node wrote other bytes");
         let offered = story.verified().await;
         assert_eq!(offered["given"], offered["blocks"], "nobody else has them");
@@ -222,7 +222,7 @@ impl Meeting {
         story.ready().await;
         let client = self.host().client();
         // It waits for somebody who has it, longer than the story lasts.
-        let nowhere = ShardGet { cid: NOWHERE.parse().unwrap(), to: None };
+        let nowhere = ShardGet::keep(NOWHERE.parse().unwrap());
         let wanting = client.shard_get(&nowhere);
         let refused = tokio::select! {
             refused = story.verified() => refused,
@@ -283,7 +283,7 @@ async fn a_foreign_peer_gives_and_takes_in_a_private_network_and_strangers_stay_
 
 #[tokio::test]
 async fn a_foreign_peer_reads_the_vectors_and_refuses_what_no_node_sends() {
-    let (node, interop) = installed();
+    let (node, interop) = installed("interop");
     let tests = ["test.js", "vectors.js"].map(|name| interop.join(name));
     let output = Command::new(node).args(["--test", "--test-reporter=tap"]).args(tests).output();
     let output = tokio::time::timeout(STORY, output).await.expect("its tests end in time").unwrap();
@@ -352,7 +352,7 @@ async fn a_liar_is_found_out_and_who_comes_later_with_the_truth_is_asked() {
     let cid: ContentId = liar.ready().await.parse().unwrap();
 
     let client = meeting.host().client();
-    let request = ShardGet { cid, to: Some(to.clone()) };
+    let request = ShardGet::to(cid, to.clone());
     let getting = client.shard_get(&request);
     let others = async {
         assert_eq!(liar.verified().await["times"], 1, "a liar is asked once");

@@ -76,6 +76,7 @@ pub(super) fn spec(rounds: u32, quorum: Quorum) -> JobSpec {
         settle: Settle::Ledger,
         copies: 2,
         session: true,
+        data_key: None,
     }
 }
 

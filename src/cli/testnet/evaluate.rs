@@ -2,13 +2,11 @@
 //!
 //! The questions go through one node's control API and are answered by others: nothing is computed here.
 
-use std::path::Path;
-
 use serde_json::Value;
 
-use super::{mesh::Mesh, view::View};
+use super::{mesh::Mesh, process::NodeProcess, view::View};
 use crate::{
-    api::{Infer, JobDetail, ShardGet, client::Client},
+    api::{Infer, JobDetail, ShardGet},
     cli::Error,
     submit::Evaluation,
     types::ContentId,
@@ -70,7 +68,10 @@ pub(super) async fn held_out(
         return Ok(answers);
     };
     let client = asker.client()?;
-    let records = records(&client, held_out, asker.data_dir(), evaluation).await?;
+    // Whoever submitted a job can always open its sealed data.
+    let open = detail.job.data_key.is_some();
+    let reader = if open { mesh.submitter() } else { asker };
+    let records = records(reader, held_out, open, evaluation).await?;
     view.say(&format!("{} asks the mesh about {} held-out records", asker.label(), records.len()));
     for (input, label) in records {
         match client.infer(&Infer { job: Some(detail.job.id), model: None, input, via: None }).await {
@@ -89,15 +90,16 @@ pub(super) async fn held_out(
 
 /// Questions with their right answers, from the held-out part of the data set.
 async fn records(
-    client: &Client,
+    reader: &NodeProcess,
     held_out: ContentId,
-    near: &Path,
+    open: bool,
     evaluation: &Evaluation,
 ) -> Result<Vec<(Value, Value)>, Error> {
+    let near = reader.data_dir();
     let failed = |source| Error::File { path: near.to_owned(), source };
     let directory = tempfile::Builder::new().prefix("held-out-").tempdir_in(near).map_err(failed)?;
     let to = directory.path().join("data");
-    client.shard_get(&ShardGet { cid: held_out, to: Some(to.clone()) }).await?;
+    reader.client()?.shard_get(&ShardGet { open, ..ShardGet::to(held_out, to.clone()) }).await?;
     let mut records = Vec::new();
     for entry in std::fs::read_dir(&to).map_err(failed)? {
         let text = std::fs::read_to_string(entry.map_err(failed)?.path()).map_err(failed)?;

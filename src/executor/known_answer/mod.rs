@@ -71,6 +71,7 @@ pub async fn run(python: PathBuf, launcher: Vec<PathBuf>) -> Result<Digest, Erro
         checkpoint_every: 0,
         output: OutputKind::Model,
         session: false,
+        data_key: None,
         resources: Resources { memory_bytes: MEMORY, storage_bytes: MEMORY, ..Resources::default() },
         attempt: 0,
     };

@@ -12,6 +12,7 @@
 
 mod aggregate;
 mod connectivity;
+mod data_keys;
 mod gather;
 mod inference;
 mod interface;
@@ -68,7 +69,7 @@ use crate::{
     network, recovery,
     resource::Manager,
     round,
-    types::{ContentId, Generation, JobId, LedgerId, NodeKey, Resources, TaskId, Time},
+    types::{ContentId, Digest, Generation, JobId, LedgerId, NodeKey, Resources, TaskId, Time},
     validator,
 };
 
@@ -95,6 +96,8 @@ pub struct Config {
     pub bootstrap: Vec<Multiaddr>,
     /// Peers remembered from earlier runs.
     pub remembered: Vec<(PeerId, Multiaddr)>,
+    /// Commitments to the keys of sealed data that are here.
+    pub data_keys: BTreeSet<Digest>,
     /// Where the node stands, as its operator says.
     pub place: network::Place,
     /// What `status` tells about the process and its host.
@@ -197,6 +200,8 @@ pub struct Coordinator {
     /// What Kubo is asked to keep of jobs beside their checkpoints.
     safe: BTreeMap<(JobId, safekeeping::Part), ContentId>,
     submissions: BTreeMap<u64, Submission>,
+    /// Commitments to the keys of sealed data that are here.
+    data_keys: BTreeSet<Digest>,
     inference: Inference,
     runs: RunLog,
     counters: Counters,
@@ -256,6 +261,7 @@ impl Coordinator {
             pinned: BTreeMap::new(),
             safe: BTreeMap::new(),
             submissions: BTreeMap::new(),
+            data_keys: config.data_keys.clone(),
             inference: Inference::default(),
             runs: RunLog::default(),
             counters: Counters::default(),

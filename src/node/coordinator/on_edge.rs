@@ -20,6 +20,14 @@ impl Coordinator {
             (Answer::Directory(made), Pending::Directory { job, part, name }) => {
                 self.on_directory(job, part, name, made)
             }
+            (Answer::DataKey(result), Pending::OpenDataKey { task, generation, giver }) => {
+                self.on_data_key_opened(task, generation, giver, result);
+            }
+            (Answer::SealedDataKey(result), Pending::SealDataKey { token }) => self.answer_data_key(token, result),
+            (Answer::DataKey(Err(reason)), Pending::ForgetDataKey) => {
+                tracing::warn!(reason, "the key of an ended job could not be removed");
+            }
+            (Answer::DataKey(Ok(_)), Pending::ForgetDataKey) => {}
             (Answer::Roots(roots), Pending::Provide) => self.on_roots_to_provide(&roots),
             (Answer::Roots(roots), Pending::Repair) => self.on_roots_to_repair(&roots),
             (Answer::Terms(result), Pending::Terms { ledger }) => self.on_terms(&ledger, result),

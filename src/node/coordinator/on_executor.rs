@@ -17,6 +17,9 @@ impl Coordinator {
                 self.output(Output::Executor(Input::AnswerOffer { token, result }));
             }
             Event::OfferAnswered { id, peer, result } => self.on_offer_answered(id, peer, result),
+            Event::ControlAsked { token, peer, task, control: Control::DataKey { generation } } => {
+                self.on_data_key_asked(token, &peer, task, generation);
+            }
             Event::ControlAsked { token, peer, task, control } => {
                 let result = self.consider_control(&peer, task, &control);
                 self.output(Output::Executor(Input::AnswerControl { token, result }));
@@ -87,6 +90,7 @@ impl Coordinator {
         let work = self.works.get(&task).ok_or("this node does not hold the task")?;
         let (generation, mode) = match control {
             Control::Progress | Control::Log { .. } => return Ok(()),
+            Control::DataKey { .. } => return Err("a key is asked for by its holder".into()),
             Control::Stop { generation, mode } => (*generation, *mode),
             Control::Pause { generation } => (*generation, StopMode::Checkpoint),
             // The ledger's pause ends with the ledger's resume; there is nothing else to do here.
@@ -100,7 +104,14 @@ impl Coordinator {
     }
 
     fn on_control_answered(&mut self, id: u64, result: Result<ControlReply, String>) {
-        let Some(Pending::Log { command, task }) = self.take_pending(id) else { return };
+        match self.take_pending(id) {
+            Some(Pending::Log { command, task }) => self.on_log(command, task, result),
+            Some(Pending::DataKey { task, generation, giver }) => self.on_data_key(task, generation, giver, result),
+            _ => {}
+        }
+    }
+
+    fn on_log(&mut self, command: u64, task: TaskId, result: Result<ControlReply, String>) {
         match result {
             Ok(ControlReply::Log { from, bytes }) => {
                 let text = String::from_utf8_lossy(&bytes);

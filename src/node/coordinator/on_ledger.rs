@@ -304,6 +304,7 @@ impl Coordinator {
         self.refusals.retain(|task, _| task.job != job);
         self.given_back.retain(|task, _| task.job != job);
         self.let_go_of_job(job);
+        self.forget_data_key(ledger, &job);
         if !self.subscribed.remove(&job) {
             return;
         }

@@ -3,8 +3,13 @@
 use libp2p::PeerId;
 
 use super::{on_proof::CheckReceipt, safekeeping::Part};
+<<<<<<< HEAD
 use crate::api::StorageKeep;
 use crate::chain::records::{ObjectId, OffenceId};
+=======
+use crate::chain::records::OffenceId;
+use crate::protocol::ResponseToken;
+>>>>>>> ledger2
 use crate::types::{ContentId, Generation, JobId, LedgerId, NodeKey, Round, Slot, TaskId};
 
 /// One thing that this node waits for. Each entry is taken out by its one answer.
@@ -38,6 +43,14 @@ pub(super) enum Pending {
     CheckpointHold { hold: u64, peer: NodeKey },
     /// A peer was offered a slot.
     Offer { job: JobId, slot: Slot },
+    /// A peer was asked for the key of a held task's data.
+    DataKey { task: TaskId, generation: Generation, giver: NodeKey },
+    /// A key that came is opened and kept.
+    OpenDataKey { task: TaskId, generation: Generation, giver: NodeKey },
+    /// A key is sealed for a peer.
+    SealDataKey { token: ResponseToken },
+    /// A key is forgotten; nothing depends on it.
+    ForgetDataKey,
     /// The update of a finished round is made.
     Package { task: TaskId, round: Round },
     /// A checkpoint is stored and its roots are computed.

@@ -135,6 +135,7 @@ impl Coordinator {
         };
         submission.give_up_at = self.now + COMMIT_WITHIN;
         submission.sizes = prepared.sizes;
+        self.data_keys.extend(prepared.data_key);
         submission.shards = prepared.shards;
         let settle = prepared.spec.settle;
         submission.spec = Some(prepared.spec);

@@ -105,6 +105,8 @@ pub(super) struct Work {
     pub(super) kept: Option<(CheckpointRef, recovery::edge::Kept)>,
     pub(super) receipt: Option<crate::types::Signed>,
     pub(super) verifiers_tried: BTreeSet<NodeKey>,
+    /// Who was asked for the key of the sealed data.
+    pub(super) key_asked: BTreeSet<NodeKey>,
     /// When all verifiers said no: the next round of asking begins at this time.
     pub(super) retry_at: Option<Time>,
     pub(super) attempt: u32,
@@ -130,6 +132,7 @@ impl Work {
             kept: None,
             receipt: None,
             verifiers_tried: BTreeSet::new(),
+            key_asked: BTreeSet::new(),
             retry_at: None,
             attempt: 0,
             failures: 0,
@@ -153,6 +156,7 @@ impl Work {
         self.kept = None;
         self.receipt = None;
         self.verifiers_tried.clear();
+        self.key_asked.clear();
         self.retry_at = None;
     }
 }
@@ -321,12 +325,15 @@ impl Coordinator {
         self.attempt_failed(task, &format!("inputs are missing: {reason}"));
     }
 
-    /// Starts the script on the round.
-    fn run(&mut self, task: TaskId) {
+    /// Starts the script on the round; gets the key of its data first, if that is sealed.
+    pub(super) fn run(&mut self, task: TaskId) {
         let Some(work) = self.works.get_mut(&task) else { return };
         let ledger = work.ledger.clone();
         let Some(state) = self.ledgers.get(&ledger) else { return };
         let (Some(record), Some(job)) = (state.view.tasks.get(&task), state.view.jobs.get(&task.job)) else { return };
+        if job.spec.data_key.is_some_and(|key| !self.data_keys.contains(&key)) {
+            return self.ask_data_key(task);
+        }
         let Some(shard) = job.shards.get(task.slot as usize) else { return };
         let resume = work.resume.as_ref();
         let spec = RunSpec {
@@ -347,6 +354,7 @@ impl Coordinator {
             checkpoint_every: job.spec.checkpoint_every,
             output: job.spec.output,
             session: job.spec.session,
+            data_key: job.spec.data_key,
             resources: job.spec.resources,
             attempt: work.attempt,
         };

@@ -11,6 +11,7 @@ mod liars;
 mod main_job;
 mod one;
 mod replay;
+mod stake;
 mod throughput;
 mod votes;
 mod wallet;

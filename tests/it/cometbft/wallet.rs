@@ -15,13 +15,18 @@ use crate::e2e::{
 /// Stake comes back after a while that a test can wait for, and all but work costs something.
 const ECONOMY: &str = "unbonding_millis = 10_000\ntransaction_fee = 1\n";
 /// What `ledger init` of a test's chain credits to each account.
-const FAUCET: u64 = 1_000_000;
+pub(super) const FAUCET: u64 = 1_000_000;
 
 /// A chain of one validator, and two nodes on it that know each other.
 pub(super) async fn mesh() -> (Chain, Lab) {
+    mesh_under(ECONOMY).await
+}
+
+/// The same, whose genesis has an economy of these numbers.
+pub(super) async fn mesh_under(numbers: &str) -> (Chain, Lab) {
     let mut lab = Lab::new();
     let economy = lab.path().join("economy.toml");
-    fs::write(&economy, ECONOMY).unwrap();
+    fs::write(&economy, numbers).unwrap();
     let mut chain = Chain::made_with(1, &["--economy", economy.to_str().unwrap()], &[]);
     chain.start_all(0..1).await;
     let url = chain.url(0);

@@ -1,13 +1,20 @@
 //! What the pages define as a function of something, computed by the node's own code.
 
+use std::io::Write as _;
+
 use atlas_node::{
     chain::ledger::{Key, Proof},
-    codec, gossip, identity,
+    codec,
+    executor::data_key_purpose,
+    gossip, identity,
     proof::{Expected, seed, trace},
     shard::dataset::{self, CutSpec, RecordFormat},
-    store::Files as _,
+    store::{
+        Files as _,
+        sealed::{self, SealingWriter},
+    },
     tensor::{Tensors, root, update},
-    types::{AssignmentId, ContentId, Digest, JobId, NodeKey, RoundOutcome, TaskId, UpdateCodec, rendezvous},
+    types::{AssignmentId, ContentId, DataKey, Digest, JobId, NodeKey, RoundOutcome, TaskId, UpdateCodec, rendezvous},
 };
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -52,6 +59,9 @@ pub(crate) fn run(function: &str, input: &Value) -> Value {
         "file-cid" => json!(decode::files().1.import_bytes(&bytes(&input["bytes"])).unwrap()),
         "directory-cid" => directory_cid(input),
         "cut" => cut(read(input)),
+        "data-key" => json!(data_key(&input["key"]).commitment()),
+        "sealed-file" => sealed_file(input),
+        "open-data-key" => open_data_key(input),
         "key-bytes" => json!(hex::encode(codec::decode::<Key>(&bytes(&input["key"]), 1024).unwrap().to_bytes())),
         "app-hash" => json!(decode::ledger().app_hash()),
         "proof-holds" => proof_holds(read(input)),
@@ -211,9 +221,34 @@ fn cut(input: CutInput) -> Value {
     let scratch = directory.path().join("scratch");
     std::fs::create_dir(&scratch).unwrap();
     let CutInput { format, seed, slots, held_out, file_name, .. } = input;
-    let spec = CutSpec { source, format, seed, slots, held_out, file_name, scratch };
+    let spec = CutSpec { source, format, seed, slots, held_out, file_name, scratch, key: None };
     let manifest = dataset::cut(&spec, &*files).unwrap();
     json!({ "manifest": manifest, "cid": manifest.store(&*files).unwrap() })
+}
+
+fn hex_of<const N: usize>(value: &Value) -> [u8; N] {
+    hex::decode(read::<String>(value)).unwrap().try_into().unwrap()
+}
+
+fn data_key(value: &Value) -> DataKey {
+    DataKey(hex_of(value))
+}
+
+fn sealed_file(input: &Value) -> Value {
+    let (key, content) = (data_key(&input["key"]), bytes(&input["bytes"]));
+    let mut writer = SealingWriter::new(&key, hex_of(&input["prefix"]), Vec::new()).unwrap();
+    writer.write_all(&content).unwrap();
+    let sealed = writer.finish().unwrap();
+    let mut opened = Vec::new();
+    sealed::open(&key, sealed.as_slice(), &mut opened, u64::MAX).unwrap();
+    assert!(opened == content, "what is sealed comes back");
+    json!({ "length": sealed.len(), "digest": Digest::of(&sealed) })
+}
+
+fn open_data_key(input: &Value) -> Value {
+    let keypair = identity::Keypair::from_secret(&hex_of(&input["secret"]));
+    let purpose = data_key_purpose(&read(&input["task"]), read(&input["generation"]));
+    json!(hex::encode(keypair.open_sealed(&purpose, &bytes(&input["sealed"])).unwrap()))
 }
 
 #[derive(Deserialize)]

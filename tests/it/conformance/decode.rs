@@ -33,7 +33,7 @@ pub(crate) const CHAIN: &str = "atlas-test";
 /// Longer than any answer of a ledger.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Keys whose value is a byte string, which `serde_bytes` writes to JSON as a list of numbers.
-const BYTE_STRINGS: &[&str] = &["Upload", "Data", "Ok", "body", "bytes", "input", "key", "result", "value"];
+const BYTE_STRINGS: &[&str] = &["Upload", "Data", "Ok", "body", "bytes", "input", "key", "result", "sealed", "value"];
 
 /// What bytes mean.
 pub(crate) struct Read {

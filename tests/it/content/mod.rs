@@ -77,13 +77,13 @@ pub(crate) fn bytes(length: usize, salt: u64) -> Vec<u8> {
 
 /// Fetches and keeps; the error as a person would read it.
 async fn get(node: &Node, cid: ContentId) -> Result<Shard, String> {
-    node.client().shard_get(&ShardGet { cid, to: None }).await.map_err(|error| error.to_string())
+    node.client().shard_get(&ShardGet::keep(cid)).await.map_err(|error| error.to_string())
 }
 
 /// Writes what `node` has to a file and compares.
 async fn assert_same(node: &Node, cid: ContentId, original: &Path) {
     let to = node.data_dir.with_extension("out");
-    node.client().shard_get(&ShardGet { cid, to: Some(to.clone()) }).await.unwrap();
+    node.client().shard_get(&ShardGet::to(cid, to.clone())).await.unwrap();
     assert!(fs::read(&to).unwrap() == fs::read(original).unwrap(), "{} has other bytes", node.label);
     fs::remove_file(to).unwrap();
 }

@@ -24,12 +24,15 @@ pub(crate) const ONE_TASK: &[&str] = &["--cpu-cores", "0.5", "--memory-gb", "1",
 pub(crate) struct Lab {
     // Before the directory: nodes are ended before it is removed.
     pub(crate) nodes: Vec<Node>,
+    /// What a further node of a mesh is started with.
+    joining: Vec<String>,
     directory: tempfile::TempDir,
 }
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        Self { nodes: Vec::new(), directory: tempfile::Builder::new().prefix("atlas-e2e-").tempdir().unwrap() }
+        let joining = Vec::new();
+        Self { nodes: Vec::new(), joining, directory: tempfile::Builder::new().prefix("atlas-e2e-").tempdir().unwrap() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -51,6 +54,7 @@ impl Lab {
         let rpc = format!("http://127.0.0.1:{}", free_port());
         lab.start("n0", &[&["--ledger", "embedded", "--chain-rpc", &rpc], flags].concat()).await;
         let bootstrap = lab.nodes[0].address.clone();
+        lab.joining = ["--chain-rpc", &rpc, "--bootstrap", &bootstrap].map(str::to_owned).to_vec();
         let flags = [&["--chain-rpc", &rpc, "--bootstrap", &bootstrap], flags].concat();
         for number in 1..=others {
             let mut node = Node::new(lab.path(), &format!("n{number}"), &flags);
@@ -68,6 +72,17 @@ impl Lab {
             node.address = status.listen[0].clone();
         }
         lab
+    }
+
+    /// Starts one more node of the mesh, and waits until it is registered; returns its place.
+    pub(crate) async fn join(&mut self, label: &str, flags: &[&str]) -> usize {
+        let joining: Vec<&str> = self.joining.iter().map(String::as_str).collect();
+        let flags = [&joining[..], flags].concat();
+        let mut node = Node::new(self.directory.path(), label, &flags);
+        node.start().await;
+        node.until_status("it is registered", |status| status.registered).await;
+        self.nodes.push(node);
+        self.nodes.len() - 1
     }
 
     /// Submits a job through a node.
@@ -140,6 +155,7 @@ pub(crate) struct Job {
     pub(crate) settle: &'static str,
     pub(crate) copies: u32,
     pub(crate) session: bool,
+    pub(crate) sealed: bool,
 }
 
 /// Short: a round takes as long as its process takes to start.
@@ -152,6 +168,7 @@ pub(crate) const SHORT: Job = Job {
     settle: "ledger",
     copies: 1,
     session: false,
+    sealed: false,
 };
 
 /// Slow: a round takes three seconds, with a checkpoint each 0.4 s, so that a test finds its moment inside one.
@@ -175,12 +192,12 @@ impl Job {
 
     /// The job file.
     pub(crate) fn text(&self) -> String {
-        let Self { shards, rounds, local_steps, checkpoint_every, pace_ms, settle, copies, session } = self;
+        let Self { shards, rounds, local_steps, checkpoint_every, pace_ms, settle, copies, session, sealed } = self;
         format!(
             "name = 'plane'\nbundle = 'bundle'\nmodel = 'init.safetensors'\nseed = 11\nrounds = {rounds}\n\
              local_steps = {local_steps}\ncheckpoint_every = {checkpoint_every}\nshards = {shards}\n\
              session = {session}\nsettle = '{settle}'\ncopies = {copies}\nround_limit = '5m'\ndeadline = '1h'\n\
-             budget = 1000\n[data]\npath = 'points.csv'\nheld_out = 0.25\n\
+             budget = 1000\n[data]\npath = 'points.csv'\nheld_out = 0.25\nsealed = {sealed}\n\
              [resources]\ncpu_cores = 0.5\nmemory_gb = 0.5\nstorage_gb = 0.5\n[config]\npace_ms = {pace_ms}\n"
         )
     }

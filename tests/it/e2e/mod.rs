@@ -19,7 +19,11 @@ pub(crate) mod lab;
 pub(crate) mod node;
 mod recorded;
 mod refusals;
+<<<<<<< HEAD
 mod storage;
+=======
+mod sealed;
+>>>>>>> ledger2
 mod storm;
 mod trace;
 pub(crate) mod wait;

@@ -25,7 +25,7 @@ async fn until_kept(lab: &Lab, observer: usize, what: &str, wanted: impl Fn(&Sto
 async fn content_that_others_keep_outlives_a_holder_and_its_owner() {
     // The first carries the ledger and keeps nothing; the second owns the content.
     let mut lab = Lab::mesh(1, ONE_TASK).await;
-    let (bootstrap, rpc) = (lab.nodes[0].address.clone(), lab.nodes[0].client().status().await.unwrap().ledger);
+    let (bootstrap, rpc) = (lab.nodes[0].address.clone(), lab.nodes[1].client().status().await.unwrap().ledger);
     let rpc = rpc.endpoint.unwrap_or_default();
     let keeps = [ONE_TASK, &["--chain-rpc", &rpc, "--bootstrap", &bootstrap, "--keep-gb", "0.2"]].concat();
     for number in 2..=4 {

@@ -19,7 +19,7 @@ use crate::executor::host::Host;
 
 /// Writes content that a node has, or can fetch, to `to`.
 async fn fetch(node: &Node, cid: ContentId, to: &Path) {
-    node.client().shard_get(&ShardGet { cid, to: Some(to.to_owned()) }).await.unwrap();
+    node.client().shard_get(&ShardGet::to(cid, to.to_owned())).await.unwrap();
 }
 
 fn manifest(directory: &Path) -> CheckpointManifest {

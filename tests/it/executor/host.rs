@@ -16,7 +16,7 @@ use atlas_node::{
         scratch::Scratch,
     },
     protocol::{Action, State as _},
-    store::Files,
+    store::{Files, data_keys::DataKeys},
     types::{ContentId, Digest, JobId, OutputKind, Resources, TaskId},
 };
 use tokio::{sync::mpsc, time::timeout};
@@ -55,7 +55,9 @@ impl Host {
         config.launcher = launcher_command();
         let files = Arc::new(Scratch::new(directory.path().join("store")));
         let (sender, answers) = mpsc::channel(256);
-        let supervisor = Supervisor::start(config, Arc::clone(&files) as Arc<dyn Files>, sender).unwrap();
+        let keys = Arc::new(DataKeys::open(&directory.path().join("data-keys")).unwrap());
+        let supervisor =
+            Supervisor::start(config, Arc::clone(&files) as Arc<dyn Files>, Arc::clone(&keys), sender).unwrap();
         let state = State::new(executor::Config::default());
         Self { state, supervisor, files, answers, directory }
     }
@@ -134,6 +136,7 @@ impl Host {
             checkpoint_every: 0,
             output: OutputKind::Model,
             session: false,
+            data_key: None,
             resources: Resources { memory_bytes: 1 << 30, storage_bytes: 1 << 30, ..Resources::default() },
             attempt: 0,
         }

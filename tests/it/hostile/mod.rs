@@ -201,7 +201,7 @@ async fn ask_for_nothing(siege: &Siege) -> Vec<JoinHandle<()>> {
     let ask = |cid: &&str| {
         let (client, cid) = (siege.lab.nodes[0].client(), cid.parse().unwrap());
         tokio::spawn(async move {
-            let _ = client.shard_get(&ShardGet { cid, to: None }).await;
+            let _ = client.shard_get(&ShardGet::keep(cid)).await;
         })
     };
     NOWHERE.iter().map(ask).collect()

@@ -1,16 +1,14 @@
 //! Helia, a third implementation, reads what we pinned on Kubo: by Kubo's bitswap, and with its own reading of UnixFS.
 
-use std::{fs, path::Path, process::Stdio, time::Duration};
+use std::{fs, process::Stdio, time::Duration};
 
 use atlas_node::{ipfs::Pinner, store::Files as _};
 use sha2::{Digest as _, Sha256};
 use tokio::process::Command;
 
-use super::{daemon::Kubo, empty_store};
-use crate::{content::bytes, e2e::wait::until};
+use super::{daemon::Kubo, done, empty_store};
+use crate::{content::bytes, interop::installed};
 
-/// Kubo takes the archive in a second on an idle machine.
-const PINNED: Duration = Duration::from_secs(60);
 /// Helia starts and reads in two seconds on an idle machine.
 const READ: Duration = Duration::from_secs(60);
 
@@ -42,12 +40,10 @@ async fn helia_reads_from_kubo_what_a_node_pinned_there() {
     let rpc = kubo.start_online().await;
     let pinner = Pinner::start(rpc.parse().unwrap(), files.store().clone(), &place.path().join("pins")).unwrap();
     pinner.pin(root, "a directory").unwrap();
-    until("it is on Kubo", PINNED, async || (pinner.status().done >= 1).then_some(())).await;
+    done(&pinner, 1).await;
 
-    let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let peer = home.join("scripts/peers/helia");
-    assert!(peer.join("node_modules/.lock.sha256").exists(), "Helia is not installed: run scripts/setup --dev");
-    let mut helia = Command::new(home.join(".tools/bin/node"));
+    let (node, peer) = installed("peers/helia");
+    let mut helia = Command::new(node);
     helia.arg("peer.js").arg("tree").arg(kubo.peer_address()).arg(root.to_string()).arg(place.path().join("helia"));
     let run = helia.current_dir(peer).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(READ, run).await.unwrap().unwrap();

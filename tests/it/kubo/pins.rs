@@ -1,21 +1,11 @@
 //! The pinner and a daemon that comes and goes.
 
-use std::time::Duration;
-
 use atlas_node::{
     ipfs::{Pinner, client::RemotePin},
     store::Files as _,
 };
 
-use super::{daemon::Kubo, empty_store};
-use crate::e2e::wait::until;
-
-/// A pin is retried after a second, then two, then four.
-const PINNED: Duration = Duration::from_secs(60);
-
-async fn done(pinner: &Pinner, count: u64) {
-    until("the wish is fulfilled", PINNED, async || (pinner.status().done >= count).then_some(())).await;
-}
+use super::{daemon::Kubo, done, empty_store};
 
 /// What is pinned under a name: a new repository comes with an empty directory, which has none.
 async fn named(pinner: &Pinner) -> Vec<RemotePin> {

@@ -3,19 +3,15 @@
 use std::{
     fs,
     process::{Command, Stdio},
-    time::Duration,
 };
 
-use super::daemon::Kubo;
+use super::{PINNED, daemon::Kubo};
 use crate::e2e::{
     kills::undisturbed,
     lab::{Lab, SLOW},
     node::Node,
     wait::until,
 };
-
-/// What a round leaves is on Kubo by then.
-const PINNED: Duration = Duration::from_secs(60);
 
 /// Names of what is pinned on Kubo, each with its root.
 fn pins(kubo: &Kubo) -> Vec<(String, String)> {

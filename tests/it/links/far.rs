@@ -54,10 +54,10 @@ async fn share_of(line: Line, transport: &str) -> Option<f64> {
     let added = lab.nodes[giver].client().shard_add(&ShardAdd { path: content.clone(), car: false }).await.unwrap();
     let began = clock::now();
     let client = lab.nodes[taker].client();
-    client.shard_get(&ShardGet { cid: added.cid, to: None }).await.unwrap();
+    client.shard_get(&ShardGet::keep(added.cid)).await.unwrap();
     let seconds = clock::now().since(began).as_secs_f64();
     let copy = lab.path().join("copy");
-    client.shard_get(&ShardGet { cid: added.cid, to: Some(copy.clone()) }).await.unwrap();
+    client.shard_get(&ShardGet::to(added.cid, copy.clone())).await.unwrap();
     assert!(fs::read(copy).unwrap() == fs::read(content).unwrap(), "the content is another");
     drop(lab);
     let told = link.end().unwrap();

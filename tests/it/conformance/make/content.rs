@@ -29,6 +29,13 @@ fn content_page() -> Page {
     maker.computed("file-cid", json!({ "bytes": Bytes::zeros(b"end", (1 << 20) - 3) }));
     maker.computed("file-cid", json!({ "bytes": Bytes::zeros(b"two chunks", 1 << 20) }));
     maker.computed("file-cid", json!({ "bytes": Bytes::zeros(b"three chunks", 5 << 19) }));
+    maker.computed("data-key", json!({ "key": hex::encode([3; 32]) }));
+    for (end, zeros) in [(&b""[..], 0), (b"hello", 0), (b"", 65_536), (b"two segments", 65_536), (b"", 131_072)] {
+        let input = json!({
+            "key": hex::encode([3; 32]), "prefix": hex::encode([9; 19]), "bytes": Bytes::zeros(end, zeros),
+        });
+        maker.computed("sealed-file", input);
+    }
     let files = json!({ "b.csv": hex::encode("1,2\n"), "a.csv": hex::encode("3,4\n"), "ü": "" });
     maker.computed("directory-cid", json!({ "files": files }));
     let lines: String = (0..23).map(|line| format!("{line},{}\n", line * line)).collect();

@@ -61,6 +61,11 @@ fn health_page() -> Page {
     maker.done()
 }
 
+/// A key of 32 bytes 3, sealed by the second reader for the node of secret 1, the task and generation below, and an ephemeral secret
+/// of 32 bytes 7.
+const SEALED_KEY: &str = "13be4feaeaf204c7fd3358fc9c00721881d174278128227ec674f37f7fe97b6ddd86207ea0cda0c1\
+                          ac7d4cb34387fc9911cd4c59734ba9ef3f744ba2dd82e1d5c5cbc8c45f2fd6eb9902f6bb980cdf2c";
+
 fn task_page() -> Page {
     use executor::{MAX_LOG, Request, Response};
     let mut maker = Maker::new("task");
@@ -73,6 +78,7 @@ fn task_page() -> Page {
             ("stop at once", Request::Stop { task, generation, mode: StopMode::Kill }),
             ("pause", Request::Pause { task, generation }),
             ("resume", Request::Resume { task, generation }),
+            ("key of sealed data", Request::DataKey { task, generation }),
             ("progress", Request::Progress { task }),
             ("log from an offset", Request::Log { task, from: Some(1_000_000), max: 1_000 }),
             ("end of a log", Request::Log { task, from: None, max: MAX_LOG }),
@@ -99,9 +105,13 @@ fn task_page() -> Page {
             ("accepted", Response::Accepted),
             ("refused", Response::Refused { reason: "no such task here".into() }),
             ("done", Response::Done),
+            ("sealed key", Response::DataKey { sealed: hex::decode(SEALED_KEY).unwrap() }),
             ("log", Response::Log { from: 7, bytes: b"step 20\n\xff".to_vec() }),
         ],
     );
+    let secret = hex::encode([1; 32]);
+    let input = json!({ "secret": secret, "task": task, "generation": generation, "sealed": SEALED_KEY });
+    maker.computed("open-data-key", input);
     maker.done()
 }
 

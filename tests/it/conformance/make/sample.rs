@@ -83,6 +83,7 @@ pub(crate) fn spec() -> JobSpec {
         settle: Settle::Ledger,
         copies: 2,
         session: true,
+        data_key: None,
     }
 }
 

@@ -1,6 +1,9 @@
 //! What no message carries: identifiers, orders, seeds, topics.
 
-use atlas_node::{codec, types::rendezvous};
+use atlas_node::{
+    codec,
+    types::{JobSpec, rendezvous},
+};
 use serde_json::json;
 
 use super::{
@@ -52,7 +55,8 @@ fn network_page() -> Page {
 
 fn job_page() -> Page {
     let mut maker = Maker::new("job");
-    maker.cbor("job-spec", &[("training", sample::spec())]);
+    let sealed = JobSpec { data_key: Some(sample::digest("data key")), ..sample::spec() };
+    maker.cbor("job-spec", &[("training", sample::spec()), ("with sealed data", sealed)]);
     let mut absent = Cbor::parse(&codec::encode(&sample::spec()));
     absent.record().unwrap().retain(|(key, _)| *key != "held_out".into());
     maker.valid("job-spec", "absent means null", &absent.encode());
