@@ -16,9 +16,9 @@ MAX_DEPTH = 32
 #: Maps to which nothing may be added (encoding.md, README.md "Versions").
 CLOSED = {"resources", "outer-step", "parameters", "economy"}
 #: Entries that a writer leaves out where they have this value.
-<<<<<<< HEAD
 LEFT_OUT = {
     "attempt": 0,
+    "data_key": None,
     "economy": None,
     "max_objects": 0,
     "storage_offered": 0,
@@ -27,9 +27,6 @@ LEFT_OUT = {
     "objects": [],
     "gone": [],
 }
-=======
-LEFT_OUT = {"attempt": 0, "data_key": None, "economy": None}
->>>>>>> ledger2
 #: The most that fits, of integers without `.size`.
 PRELUDE = {"uint": (0, 2**64 - 1), "int": (-(2**63), 2**63 - 1)}
 

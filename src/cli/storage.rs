@@ -99,7 +99,7 @@ mod tests {
             until: Time::from_millis(90_000_000),
             created_at: Time::from_millis(0),
         };
-        let text = list(&[object.clone()], Time::from_millis(3_600_000));
+        let text = list(std::slice::from_ref(&object), Time::from_millis(3_600_000));
         for expected in ["1.5 MiB", "1 of 2", "…qrstuvwx", "1d 0h"] {
             assert!(text.contains(expected), "`{expected}` is missing in:\n{text}");
         }

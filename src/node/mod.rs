@@ -174,15 +174,11 @@ pub async fn run(mut config: Config, record: Option<&Path>) -> Result<ExitReason
         node: keypair.node_key(),
         key_file,
         at: clock::now(),
-<<<<<<< HEAD
         coordinator: coordinator::Config {
             keeps,
             kept,
-            ..coordinator_config(&config, &keypair, &detected, &remembered)
+            ..coordinator_config(&config, &keypair, &detected, &remembered, keys.commitments())
         },
-=======
-        coordinator: coordinator_config(&config, &keypair, &detected, &remembered, keys.commitments()),
->>>>>>> ledger2
         executor: executor::Config::default(),
         inference: executor::inference::Config::default(),
         health: health::Config::with_beats(config.heartbeat.interval, config.heartbeat.timeout),

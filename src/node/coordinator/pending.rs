@@ -3,13 +3,9 @@
 use libp2p::PeerId;
 
 use super::{on_proof::CheckReceipt, safekeeping::Part};
-<<<<<<< HEAD
 use crate::api::StorageKeep;
 use crate::chain::records::{ObjectId, OffenceId};
-=======
-use crate::chain::records::OffenceId;
 use crate::protocol::ResponseToken;
->>>>>>> ledger2
 use crate::types::{ContentId, Generation, JobId, LedgerId, NodeKey, Round, Slot, TaskId};
 
 /// One thing that this node waits for. Each entry is taken out by its one answer.

@@ -19,11 +19,8 @@ pub(crate) mod lab;
 pub(crate) mod node;
 mod recorded;
 mod refusals;
-<<<<<<< HEAD
-mod storage;
-=======
 mod sealed;
->>>>>>> ledger2
+mod storage;
 mod storm;
 mod trace;
 pub(crate) mod wait;

@@ -66,7 +66,7 @@ async fn content_that_others_keep_outlives_a_holder_and_its_owner() {
     let last = lab.nodes[0].client();
     assert!(last.shards().await.unwrap().iter().all(|shard| shard.cid != added.cid), "it never had it");
     let to = lab.path().join("fetched");
-    let fetched = async || last.shard_get(&ShardGet { cid: added.cid, to: Some(to.clone()) }).await.ok();
+    let fetched = async || last.shard_get(&ShardGet { cid: added.cid, to: Some(to.clone()), open: false }).await.ok();
     until("the last node fetches it", START, fetched).await;
     assert!(fs::read(&to).unwrap() == original, "whole, and the same");
 }
