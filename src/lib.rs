@@ -50,6 +50,9 @@
 //! 10. **Recover**: a node that vanishes loses its lease; the next holder continues from the last acknowledged
 //!     checkpoint, and because a bundle is a pure function of its inputs, arrives at the same model.
 //!
+//! Beside jobs, nodes keep content for its owners, as many copies as the ledger says ([`node::coordinator`]): who goes offline
+//! is replaced by the next in line.
+//!
 //! Step 3 to 9 are level-triggered: [`node::coordinator`] compares what the ledger has committed with what this node
 //! has done, and does the next missing thing. After a crash it therefore needs nothing but the ledger, its block store
 //! and its outbox; there is no journal of intentions that could disagree with them.

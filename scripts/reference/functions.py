@@ -36,6 +36,7 @@ KINDS = {
     "Validators": ("v", []),
     "Rules": ("e", []),
     "Proposals": ("f", []),
+    "Object": ("h", [0, 0]),
 }
 
 
@@ -268,6 +269,8 @@ def key_of(data):
     item = cbor2.loads(data)
     name, content = next(iter(item.items())) if isinstance(item, dict) else (item, [])
     kind, widths = KINDS[name]
+    if name == "Object":
+        content = [content["owner"], content["name"]]
     if name == "Offence":
         content = [content["node"], OFFENCES[content["kind"]], content["job"], content["round"]]
     parts = content if isinstance(content, list) else [content]

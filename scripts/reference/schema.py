@@ -16,7 +16,17 @@ MAX_DEPTH = 32
 #: Maps to which nothing may be added (encoding.md, README.md "Versions").
 CLOSED = {"resources", "outer-step", "parameters", "economy"}
 #: Entries that a writer leaves out where they have this value.
-LEFT_OUT = {"attempt": 0, "data_key": None, "economy": None}
+LEFT_OUT = {
+    "attempt": 0,
+    "data_key": None,
+    "economy": None,
+    "max_objects": 0,
+    "storage_offered": 0,
+    "storage_used": 0,
+    "storage_epoch": 0,
+    "objects": [],
+    "gone": [],
+}
 #: The most that fits, of integers without `.size`.
 PRELUDE = {"uint": (0, 2**64 - 1), "int": (-(2**63), 2**63 - 1)}
 

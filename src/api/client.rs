@@ -13,8 +13,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Account, Amount, CheckpointLine, Done, Health, Infer, Inference, Job, JobDetail, LedgerParameters, Logs, Metrics,
-    Node, NodeEvent, ParameterVotes, Payment, Peer, Register, Rewards, Run, Shard, ShardAdd, ShardGet, Status, Submit,
-    SubmitPrepared, Submitted, Task, Wallet, routes, socket,
+    Node, NodeEvent, ParameterVotes, Payment, Peer, Register, Rewards, Run, Shard, ShardAdd, ShardGet, Status,
+    StorageKeep, StorageRelease, StoredObject, Submit, SubmitPrepared, Submitted, Task, Wallet, routes, socket,
 };
 use crate::{
     proof::evidence::Evidence,
@@ -156,6 +156,21 @@ impl Client {
     /// See [`super::Command::ShardList`].
     pub async fn shards(&self) -> Result<Vec<Shard>, Error> {
         self.get("/v1/shards").await
+    }
+
+    /// See [`super::Command::StorageKeep`].
+    pub async fn storage_keep(&self, keep: &StorageKeep) -> Result<Done, Error> {
+        self.post("/v1/storage", keep, routes::LONG).await
+    }
+
+    /// See [`super::Command::StorageRelease`].
+    pub async fn storage_release(&self, release: &StorageRelease) -> Result<Done, Error> {
+        self.post("/v1/storage/release", release, routes::BLOCK).await
+    }
+
+    /// See [`super::Command::StorageList`].
+    pub async fn storage(&self) -> Result<Vec<StoredObject>, Error> {
+        self.get("/v1/storage").await
     }
 
     /// See [`super::Command::CheckpointList`].
@@ -410,6 +425,8 @@ mod tests {
             (Method::POST, "/v1/parameters/votes", "{\"votes\": [{\"body\": \"xy\"}]}", ErrorCode::Invalid),
             (Method::POST, "/v1/wallet/bond", "{\"amount\": -1}", ErrorCode::Invalid),
             (Method::POST, "/v1/wallet/unbond", "{\"amount\": 1, \"from\": 2}", ErrorCode::Invalid),
+            (Method::POST, "/v1/storage", "{\"cid\": \"x\", \"copies\": 2, \"seconds\": 1}", ErrorCode::Invalid),
+            (Method::POST, "/v1/storage/release", "{}", ErrorCode::Invalid),
             (Method::GET, "/v1/jobs/xyz", "", ErrorCode::Invalid),
             (Method::GET, "/v1/tasks?job=xyz", "", ErrorCode::Invalid),
             (Method::POST, "/v1/infer", "{\"input\": 1}", ErrorCode::Invalid),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Amount, ParameterVotes, Payment};
+use super::{Amount, ParameterVotes, Payment, StorageKeep, StorageRelease};
 use crate::types::{ContentId, JobId, JobSpec, Round, ShardSpec, TaskId};
 
 /// One question or order. The variant's doc names the [`super::Reply`] that answers it.
@@ -61,6 +61,12 @@ pub enum Command {
     ShardGet(ShardGet),
     /// Pinned content of the block store. → `Shards`.
     ShardList,
+    /// Ask other nodes to keep content. → `Done`, once that is in a block; the copies come later.
+    StorageKeep(StorageKeep),
+    /// Ask no more for it. → `Done`, once that is in a block.
+    StorageRelease(StorageRelease),
+    /// Content that nodes keep for others. → `Objects`.
+    StorageList,
     /// Checkpoints that this node wrote or holds for others. → `Checkpoints`.
     CheckpointList,
     /// The end of a task's log on this node. → `Logs`.

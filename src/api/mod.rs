@@ -18,6 +18,7 @@ mod reply;
 mod routes;
 pub mod server;
 pub mod socket;
+mod storage;
 mod stream;
 pub mod views;
 mod wallet;
@@ -32,6 +33,7 @@ pub use reply::{
     LedgerWay, Logs, Metrics, Peer, Protection, Python, Reply, ResourceStatus, Run, Shard, Status, Submitted,
     TaskSummary, Traffic,
 };
+pub use storage::{StorageKeep, StorageRelease, StorageStatus, StoredObject};
 pub use wallet::{Amount, MAX_REWARDED, Payee, PayeeError, Payment, RewardedRound, Rewards, Unbonding, Wallet};
 
 use tokio::sync::oneshot;

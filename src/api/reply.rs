@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    LedgerParameters, Rewards, Wallet,
+    LedgerParameters, Rewards, StorageStatus, StoredObject, Wallet,
     records::{Job, JobDetail, Node, Task},
 };
 use crate::{
@@ -29,6 +29,7 @@ pub enum Reply {
     Inference(Inference),
     Shard(Shard),
     Shards(Vec<Shard>),
+    Objects(Vec<StoredObject>),
     Checkpoints(Vec<CheckpointLine>),
     Logs(Logs),
     Proof(Box<Evidence>),
@@ -95,6 +96,9 @@ pub struct Status {
     pub ledger: LedgerStatus,
     /// Ledgers of single jobs (`settle = "none"`) that it carries or follows.
     pub job_ledgers: Vec<LedgerStatus>,
+    /// What it keeps for others.
+    #[serde(default)]
+    pub storage: StorageStatus,
     /// The Kubo daemon.
     pub ipfs: IpfsStatus,
     /// What keeps scripts away from the rest of the machine.

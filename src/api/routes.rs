@@ -72,12 +72,14 @@ fn limit_of(command: &Command) -> Duration {
         | Command::SubmitPrepared(_)
         | Command::Infer(_)
         | Command::ShardAdd(_)
-        | Command::ShardGet(_) => LONG,
+        | Command::ShardGet(_)
+        | Command::StorageKeep(_) => LONG,
         Command::Wallet
         | Command::Rewards
         | Command::Send(_)
         | Command::Bond(_)
         | Command::Unbond(_)
+        | Command::StorageRelease(_)
         | Command::Parameters
         | Command::VoteParameters(_) => BLOCK,
         _ => QUICK,
@@ -128,6 +130,11 @@ pub(super) fn router(context: Context) -> Router {
         .route("/v1/register", post(register))
         .route("/v1/shards", get(async |State(context): Ctx| context.ask(Command::ShardList).await).post(shard_add))
         .route("/v1/shards/get", post(shard_get))
+        .route(
+            "/v1/storage",
+            get(async |State(context): Ctx| context.ask(Command::StorageList).await).post(storage_keep),
+        )
+        .route("/v1/storage/release", post(storage_release))
         .route("/v1/events", get(events))
         .route("/v1/shutdown", post(async |State(context): Ctx| context.ask(Command::Shutdown).await))
         .fallback(async || Error::new(ErrorCode::NotFound, "no such route").with_hint("README.md lists them"))
@@ -223,6 +230,14 @@ async fn shard_get(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
     context.ask(Command::ShardGet(read(body)?)).await
 }
 
+async fn storage_keep(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::StorageKeep(read(body)?)).await
+}
+
+async fn storage_release(State(context): Ctx, body: Posted) -> Result<Reply, Error> {
+    context.ask(Command::StorageRelease(read(body)?)).await
+}
+
 async fn metrics(State(context): Ctx) -> Result<Response, Error> {
     match context.ask(Command::Metrics).await? {
         Reply::Metrics(metrics) => {
@@ -286,6 +301,7 @@ impl IntoResponse for Reply {
             Self::Inference(inference) => Json(inference).into_response(),
             Self::Shard(shard) => Json(shard).into_response(),
             Self::Shards(shards) => Json(shards).into_response(),
+            Self::Objects(objects) => Json(objects).into_response(),
             Self::Checkpoints(checkpoints) => Json(checkpoints).into_response(),
             Self::Logs(logs) => Json(logs).into_response(),
             Self::Proof(evidence) => Json(evidence).into_response(),

@@ -5,7 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{authenticated::Named, records::OffenceId, wire::query};
+use super::{
+    authenticated::Named,
+    records::{ObjectId, OffenceId},
+    wire::query,
+};
 use crate::{
     codec,
     types::{JobId, NodeKey, Round, TaskId},
@@ -57,6 +61,8 @@ pub enum Key {
     Rules,
     /// What validators vote on.
     Proposals,
+    /// Content that nodes keep for another.
+    Object(ObjectId),
 }
 
 impl Key {
@@ -85,6 +91,7 @@ impl Key {
             Self::Validators => b"v".to_vec(),
             Self::Rules => b"e".to_vec(),
             Self::Proposals => b"f".to_vec(),
+            Self::Object(ObjectId { owner, name }) => join(b'h', &[&owner.0, &name.0]),
         }
     }
 }
@@ -100,6 +107,7 @@ impl Key {
             query::GET_ACCOUNT => codec::decode(data, MAX_DATA).ok().map(Self::Account),
             query::GET_STAKE => codec::decode(data, MAX_DATA).ok().map(Self::Stake),
             query::GET_OFFENCE => codec::decode(data, MAX_DATA).ok().map(Self::Offence),
+            query::GET_OBJECT => codec::decode(data, MAX_DATA).ok().map(Self::Object),
             query::GET_RECORD => codec::decode(data, MAX_DATA).ok(),
             query::GET_TOTALS => Some(Self::Totals),
             query::GET_VALIDATORS => Some(Self::Validators),

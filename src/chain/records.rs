@@ -54,6 +54,20 @@ pub struct Node {
     pub active_tasks: u32,
     /// Rewards it earned so far.
     pub rewards: u64,
+    /// Bytes of room that it offers for content of others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub storage_offered: u64,
+    /// Bytes of the objects that it holds now.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub storage_used: u64,
+    /// Grows by one whenever all that it held lapses: then it went offline, or took its offer back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub storage_epoch: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A job.
@@ -221,6 +235,13 @@ pub struct Changes {
     pub rounds: Vec<RoundRecord>,
     /// Models.
     pub models: Vec<Model>,
+    /// Objects that nodes keep for others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub objects: Vec<Object>,
+    /// Objects that were released or are over. A ledger that began from a snapshot after `height` was asked for may not
+    /// know all of them: the time of an object says too when it is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gone: Vec<ObjectId>,
 }
 
 /// Every record that was written or removed after a height, of each kind, as the authenticated map has them. Applied in order to the
@@ -248,6 +269,80 @@ pub struct Update {
     /// Its CBOR; `None` if it was removed.
     #[serde(with = "serde_bytes")]
     pub value: Option<Vec<u8>>,
+}
+
+/// The name of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ObjectId {
+    /// Who asked for it.
+    pub owner: NodeKey,
+    /// SHA-256 of the bytes of its root's CID, so that all names are of one length.
+    pub name: Digest,
+}
+
+impl ObjectId {
+    /// The object of `owner` with this root.
+    pub fn of(owner: NodeKey, root: &ContentId) -> Self {
+        Self { owner, name: Self::name_of(root) }
+    }
+
+    /// What stands for a root in the names of its objects.
+    pub fn name_of(root: &ContentId) -> Digest {
+        Digest::of(&root.0.to_bytes())
+    }
+
+    /// The name that has these bytes as its key of the authenticated map, after the kind.
+    pub(in crate::chain) fn from_key(bytes: &[u8]) -> Option<Self> {
+        let (owner, name) = bytes.split_at_checked(32)?;
+        Some(Self { owner: NodeKey::from_slice(owner)?, name: Digest::from_slice(name)? })
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.name, self.owner)
+    }
+}
+
+/// Content that nodes keep for another. Only in ledgers with storage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// Who asked for it.
+    pub owner: NodeKey,
+    /// Its root.
+    pub root: ContentId,
+    /// Bytes of its blocks, as the owner says; a holder takes no more.
+    pub bytes: u64,
+    /// How many nodes shall hold it.
+    pub copies: u32,
+    /// Block time from which it is over.
+    pub until: Time,
+    /// Block time at which it was asked for first.
+    pub created_at: Time,
+    /// Who said that they hold it, in that order; those whose epoch is not their node's any more hold it no longer.
+    pub holders: Vec<Holder>,
+}
+
+/// A node that said that it holds an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The node.
+    pub node: NodeKey,
+    /// Its storage epoch then.
+    pub epoch: u64,
+}
+
+impl Object {
+    /// Its name.
+    pub fn id(&self) -> ObjectId {
+        ObjectId::of(self.owner, &self.root)
+    }
+
+    /// Who holds it now: `epoch` gives the present storage epoch of a node.
+    pub fn live(&self, epoch: impl Fn(&NodeKey) -> Option<u64>) -> impl Iterator<Item = NodeKey> {
+        let live = move |holder: &&Holder| epoch(&holder.node) == Some(holder.epoch);
+        self.holders.iter().filter(live).map(|holder| holder.node)
+    }
 }
 
 /// What a node has bonded, and what it asked back. Only in the ledgers of a genesis with an economy, as all below.

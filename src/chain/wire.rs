@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::types::{
     CheckpointRef, ContentId, Generation, JobId, JobSpec, NodeKey, Resources, Round, RoundOutcome, ShardSpec, Signed,
-    SignedObject, TaskId, TaskStatus,
+    SignedObject, TaskId, TaskStatus, Time,
 };
 
 /// The longest transaction in bytes: 1,000 signed beats of about 250 bytes, or a job of 1,000 shards.
@@ -191,6 +191,42 @@ pub enum Message {
         /// The job's round whose model it served.
         round: Round,
     },
+    /// How much room the creator's node has for content of others. This and the next four are known only to ledgers whose
+    /// `max_objects` is above 0.
+    OfferStorage {
+        /// In bytes; 0 takes the offer back, and whatever the node held with it.
+        bytes: u64,
+    },
+    /// Asks that nodes keep a DAG, or changes how many and for how long.
+    Keep {
+        /// Its root.
+        root: ContentId,
+        /// Bytes of its blocks, a leaf counted as often as it occurs; never another number while it is kept.
+        bytes: u64,
+        /// How many nodes, the creator's own not counted.
+        copies: u32,
+        /// Block time from which it is not asked for any more.
+        until: Time,
+    },
+    /// The creator's node has the whole DAG on its disk and keeps it.
+    Held {
+        /// Whose object it is.
+        owner: NodeKey,
+        /// Its root.
+        root: ContentId,
+    },
+    /// The creator's node gives up what it held.
+    Dropped {
+        /// Whose object it was.
+        owner: NodeKey,
+        /// Its root.
+        root: ContentId,
+    },
+    /// Asks no more that an own object is kept.
+    Release {
+        /// Its root.
+        root: ContentId,
+    },
 }
 
 impl Message {
@@ -204,6 +240,18 @@ impl Message {
                 | Self::ReportOffence { .. }
                 | Self::Verdict { .. }
                 | Self::ChangeParameters { .. }
+        )
+    }
+
+    /// Whether only a ledger with storage knows it.
+    pub fn needs_storage(&self) -> bool {
+        matches!(
+            self,
+            Self::OfferStorage { .. }
+                | Self::Keep { .. }
+                | Self::Held { .. }
+                | Self::Dropped { .. }
+                | Self::Release { .. }
         )
     }
 }
@@ -299,6 +347,14 @@ pub mod query {
     pub const LIST_OFFENCES: &str = "/atlas.ledger.Query/ListOffences";
     /// data: [`crate::chain::Key`]; answer: the record under it, whatever its kind, or null.
     pub const GET_RECORD: &str = "/atlas.ledger.Query/GetRecord";
+    /// data: [`crate::chain::records::ObjectId`]; answer: `Option<records::Object>`.
+    pub const GET_OBJECT: &str = "/atlas.storage.Query/GetObject";
+    /// data: empty, or the last object's id seen; answer: `Vec<records::Object>`, at most 1,000, by id.
+    pub const LIST_OBJECTS: &str = "/atlas.storage.Query/ListObjects";
+    /// data: [`crate::types::NodeKey`], an owner; answer: `Vec<records::Object>`, at most 1,000, by id.
+    pub const GET_OBJECTS_BY_OWNER: &str = "/atlas.storage.Query/GetObjectsByOwner";
+    /// data: [`crate::types::ContentId`], a root; answer: `Vec<records::Object>`, at most 1,000, by owner.
+    pub const GET_OBJECTS_BY_ROOT: &str = "/atlas.storage.Query/GetObjectsByRoot";
     /// data: ignored; answer: `records::Validators`.
     pub const GET_VALIDATORS: &str = "/atlas.ledger.Query/GetValidators";
     /// data: ignored; answer: `records::Totals`.

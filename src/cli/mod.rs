@@ -23,6 +23,7 @@ mod settings;
 mod shard;
 mod start;
 mod status;
+mod storage;
 mod submit;
 mod tasks;
 mod testnet;
@@ -101,6 +102,9 @@ enum Command {
     /// Store, fetch and list content.
     #[command(subcommand)]
     Shard(shard::Shard),
+    /// Ask other nodes to keep content, and list what nodes keep for others.
+    #[command(subcommand)]
+    Storage(storage::Storage),
     /// List checkpoints.
     #[command(subcommand)]
     Checkpoint(checkpoint::Checkpoint),
@@ -177,6 +181,7 @@ async fn dispatch(command: Command, mut context: Context) -> Result<(), Error> {
         Command::Infer(infer) => infer.run(context).await,
         Command::Logs(logs) => logs.run(context).await,
         Command::Shard(shard) => shard.run(context).await,
+        Command::Storage(storage) => storage.run(context).await,
         Command::Checkpoint(checkpoint) => checkpoint.run(context).await,
         Command::Proof(proof) => proof.run(context).await,
         Command::Ledger(ledger) => ledger.run(context).await,
@@ -216,6 +221,10 @@ mod tests {
             "submit job.toml --json --watch",
             "infer --model digits:1 --input {}",
             "shard ls",
+            "storage keep bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy --copies 2 --for 30d",
+            "storage release bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy",
+            "storage ls",
+            "start --keep-gb 100",
             "checkpoint ls",
             "wallet show --json",
             "wallet send 8a88e3dd7409f195fd52db2d3cba5d72ca6709bf1d94121bf3748801b40f6f5c 5",

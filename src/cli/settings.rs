@@ -77,6 +77,9 @@ pub(super) struct Settings {
     /// Lend at most so much disk, in GB (10^9 bytes).
     #[arg(long, value_name = "GB")]
     storage_gb: Option<f64>,
+    /// Keep content of others in so much disk, in GB (10^9 bytes). Default: 0
+    #[arg(long, value_name = "GB")]
+    keep_gb: Option<f64>,
     /// Seconds between two beats. Default: 30
     #[arg(long, value_name = "SECONDS")]
     heartbeat_interval: Option<f64>,
@@ -131,6 +134,7 @@ impl Settings {
             ("resources.cpu_cores", number(self.cpu_cores)),
             ("resources.memory_gb", number(self.memory_gb)),
             ("resources.storage_gb", number(self.storage_gb)),
+            ("storage.for_others_gb", number(self.keep_gb)),
             ("heartbeat.interval_seconds", number(self.heartbeat_interval)),
             ("heartbeat.timeout_seconds", number(self.heartbeat_timeout)),
             ("executor.python", text(&self.python)),

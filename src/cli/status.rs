@@ -2,7 +2,7 @@
 
 use super::{
     Context, Error,
-    output::{fields, or_dash, percent, seconds, table},
+    output::{bytes, fields, or_dash, percent, seconds, table},
 };
 use crate::{
     api::{Capacity, CutOff, LedgerStatus, LedgerWay, ResourceStatus, Status},
@@ -24,6 +24,7 @@ fn render(status: &Status) -> String {
         ("peers", peers(status)),
         ("resources", resources(&status.resources)),
         ("ledger", ledger(&status.ledger)),
+        ("storage", storage(status)),
         ("ipfs", ipfs(status)),
         ("python", python(status)),
     ]);
@@ -88,6 +89,18 @@ pub(super) fn ledger(ledger: &LedgerStatus) -> String {
         ledger.distrusted.iter().map(|(endpoint, reason)| format!("\n            not trusted: {endpoint}: {reason}"));
     let distrusted: String = distrusted.collect();
     format!("{} {way}, height {}{lag}, {} waiting to be sent{distrusted}", ledger.id, ledger.height, ledger.outbox)
+}
+
+fn storage(status: &Status) -> String {
+    let storage = &status.storage;
+    if storage.room == 0 && storage.offered == 0 {
+        return "none offered to others (--keep-gb)".to_owned();
+    }
+    let mut text = format!("{} kept for others of {} offered", bytes(storage.used), bytes(storage.offered));
+    if storage.room != storage.offered {
+        text.push_str(&format!("; {} are to be offered, which the ledger has not taken yet", bytes(storage.room)));
+    }
+    text
 }
 
 fn ipfs(status: &Status) -> String {

@@ -80,6 +80,7 @@ pub const KEYS: &[Key] = &[
     key("resources.gpu_enabled", Kind::Flag, "true", "", "--no-gpu", "Lend GPUs."),
     key("resources.memory_gb", Kind::Number, "", "", "--memory-gb", "At most so much memory is lent (1 GB is 10^9 bytes)."),
     key("resources.storage_gb", Kind::Number, "", "", "--storage-gb", "At most so much disk is lent."),
+    key("storage.for_others_gb", Kind::Number, "0", "", "--keep-gb", "So much disk holds content that others ask the network to keep; 0 for none. At most 90% of the room for blocks."),
     // 30 s and 90 s are the network's documented numbers.
     key("heartbeat.interval_seconds", Kind::Number, "30", "", "--heartbeat-interval", "Between two beats."),
     key("heartbeat.timeout_seconds", Kind::Number, "90", "", "--heartbeat-timeout", "Silence after which a peer is offline."),

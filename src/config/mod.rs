@@ -34,6 +34,8 @@ pub struct Config {
     pub network: Network,
     /// What is lent.
     pub resources: Caps,
+    /// Bytes of room for content of others.
+    pub keeps: u64,
     /// The pulse.
     pub heartbeat: Heartbeat,
     /// Running scripts.

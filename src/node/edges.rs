@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{account, coordinator::Input, ledgers::Ledgers, parameters};
+use super::{account, coordinator::Input, keeping, ledgers::Ledgers, parameters};
 use crate::{
     api::{self, Reply},
     chain::{records::Account, wire::query},
@@ -96,6 +96,22 @@ pub enum Request {
         /// False to keep it no longer.
         keep: bool,
     },
+    /// Look whether an object is whole and no larger than it may be; if so, pin it.
+    Keep {
+        /// Whose it is.
+        owner: NodeKey,
+        /// Its root.
+        root: ContentId,
+        /// Bytes of its blocks, at most.
+        most: u64,
+    },
+    /// Keep an object no longer.
+    LetGo {
+        /// Whose it was.
+        owner: NodeKey,
+        /// Its root.
+        root: ContentId,
+    },
     /// Ask a ledger.
     Query {
         /// Which.
@@ -156,6 +172,10 @@ pub enum Answer {
     Roots(Vec<ContentId>),
     /// Of `Directory`: its root.
     Directory(Result<ContentId, String>),
+    /// Of `Keep`: bytes of its blocks.
+    Kept(Result<u64, String>),
+    /// Of `LetGo`.
+    LetGo(Result<(), String>),
     /// Of `Terms`.
     Terms(Result<Terms, String>),
     /// Of everything that a person asked for.
@@ -271,6 +291,8 @@ fn panicked(request: &Request) -> Answer {
         Request::SealDataKey { .. } => Answer::SealedDataKey(Err(WORDS.into())),
         Request::Directory { .. } => Answer::Directory(Err(WORDS.into())),
         Request::Pin { .. } => Answer::Pinned(Err(WORDS.into())),
+        Request::Keep { .. } => Answer::Kept(Err(WORDS.into())),
+        Request::LetGo { .. } => Answer::LetGo(Err(WORDS.into())),
         _ => Answer::Files(Err(api::Error::new(api::ErrorCode::Internal, WORDS))),
     }
 }
@@ -304,6 +326,8 @@ fn work(files: &Files, keys: &DataKeys, recovery: &recovery::edge::Context, requ
             let result = if keep { store.pin(&root, reason) } else { store.unpin(&root, reason) };
             Answer::Pinned(result.map_err(|error| words(&error)))
         }
+        Request::Keep { owner, root, most } => Answer::Kept(keeping::keep(files.store(), &owner, &root, most)),
+        Request::LetGo { owner, root } => Answer::LetGo(keeping::let_go(files.store(), &owner, &root)),
         Request::Terms { .. }
         | Request::CarryLedger { .. }
         | Request::Query { .. }

@@ -9,6 +9,7 @@ pub mod coordinator;
 pub mod edges;
 mod event_loop;
 mod host;
+mod keeping;
 mod ledger_host;
 pub mod ledgers;
 mod parameters;
@@ -73,6 +74,12 @@ const INPUT_QUEUE: usize = 1_024;
 const LAB_BEAT: Duration = Duration::from_secs(5);
 /// The part of the lent disk that blocks may fill; the rest is for work directories, logs and records.
 const BLOCK_SHARE: u64 = 4;
+
+/// Percent of the room for blocks that others' content may fill: what this node's own work needs stays free. A guess.
+const OTHERS_PERCENT: u64 = 90;
+/// Heartbeat time-outs for which a holder of others' content that went offline is waited for: six minutes by default, in which
+/// most machines have started again. A guess.
+const COMES_BACK: u32 = 4;
 
 /// Why a node ended in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,7 +149,7 @@ pub enum Error {
 }
 
 /// Runs a node until it is told to stop. What its deciding parts are told goes into a recording in `record`.
-pub async fn run(config: Config, record: Option<&Path>) -> Result<ExitReason, Error> {
+pub async fn run(mut config: Config, record: Option<&Path>) -> Result<ExitReason, Error> {
     let key_file = config.data_dir.join("node.key");
     let keypair = key_file::load_or_create(&key_file)?;
     let recording = record.map(|directory| Recording::create(directory, clock::now())).transpose()?;
@@ -161,12 +168,17 @@ pub async fn run(config: Config, record: Option<&Path>) -> Result<ExitReason, Er
     let (worker_sender, worker_reports) = mpsc::channel(INPUT_QUEUE);
     let workers = executor::inference::edge::Workers::new(&supervisor, worker_sender);
     let pinner = pinner(&config, &store)?;
+    let (keeps, kept) = (room_for_others(&mut config, quota), keeping::kept(&store));
     let remembered = Remembered::new(config.data_dir.join("peers"));
     let beginning = Beginning {
         node: keypair.node_key(),
         key_file,
         at: clock::now(),
-        coordinator: coordinator_config(&config, &keypair, &detected, &remembered, keys.commitments()),
+        coordinator: coordinator::Config {
+            keeps,
+            kept,
+            ..coordinator_config(&config, &keypair, &detected, &remembered, keys.commitments())
+        },
         executor: executor::Config::default(),
         inference: executor::inference::Config::default(),
         health: health::Config::with_beats(config.heartbeat.interval, config.heartbeat.timeout),
@@ -367,8 +379,23 @@ fn coordinator_config(
         recovery: recovery::Config::default(),
         kubo: config.ipfs_api.is_some(),
         stake: config.ledger.stake,
+        keeps: 0,
+        comes_back: config.heartbeat.timeout * COMES_BACK,
+        kept: Vec::new(),
         shutdown_grace: config.executor.grace,
     }
+}
+
+/// What the operator gives, as far as blocks have room.
+fn room_for_others(config: &mut Config, quota: Quota) -> u64 {
+    let most = quota.bytes / 100 * OTHERS_PERCENT;
+    if config.keeps > most {
+        config.warnings.push(format!(
+            "{} bytes are offered for content of others (`storage.for_others_gb`), and there is room for {most}: no more is offered; raise `resources.storage_gb` or free some disk",
+            config.keeps
+        ));
+    }
+    config.keeps.min(most)
 }
 
 fn shard_config(network: &config::Network) -> shard::Config {

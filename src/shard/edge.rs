@@ -223,6 +223,17 @@ pub fn dag_bytes(store: &BlockStore, root: &ContentId) -> Result<u64, Failure> {
     }
 }
 
+/// Bytes of the blocks of a DAG, counted as [`dag_bytes`] does, if all of it is here.
+///
+/// # Errors
+/// If the store can't be read or a block is no DAG node.
+pub fn whole_bytes(store: &BlockStore, root: &ContentId) -> Result<Option<u64>, Failure> {
+    match missing(store, root, 0)? {
+        Done::Missing { more: false, bytes, .. } => Ok(Some(bytes)),
+        _ => Ok(None),
+    }
+}
+
 fn put(store: &BlockStore, cid: &ContentId, bytes: &[u8]) -> Result<Stored, Failure> {
     match store.put(cid, bytes) {
         Ok(()) => {

@@ -42,6 +42,8 @@ pub(super) fn perform(machine: &Machine, scripts: &Scripts, request: Request) ->
         }
         Request::Prepare(_) => Answer::Prepared(Err("a simulated machine has no job files".into())),
         Request::ListRoots => Answer::Roots(Vec::new()),
+        Request::Keep { .. } => Answer::Kept(Err("a simulated machine keeps nothing for others".into())),
+        Request::LetGo { .. } => Answer::LetGo(Ok(())),
         Request::Directory { .. } => Answer::Directory(Err("no Kubo is simulated".into())),
         Request::CarryLedger { .. } => Answer::Carried(Err("a simulated machine carries no ledger".into())),
         _ => Answer::Files(Err(api::Error::new(api::ErrorCode::Invalid, "a simulated machine has no files"))),

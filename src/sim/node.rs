@@ -384,6 +384,9 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
         kubo: false,
         // What the ledger asks for, whatever that is.
         stake: u64::MAX,
+        keeps: 0,
+        comes_back: Duration::ZERO,
+        kept: Vec::new(),
         shutdown_grace: Duration::from_secs(10),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads a whole number with a unit.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub fn parse(text: &str) -> Option<Duration> {
     let digits = text.find(|letter: char| !letter.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let seconds_per_unit = match unit {

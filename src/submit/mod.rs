@@ -5,7 +5,7 @@
 //! because the block store is the node's. Nothing here talks to the mesh or the ledger: which content must be fetched
 //! first is told by [`JobFile::needs`].
 
-mod duration;
+pub mod duration;
 mod job_file;
 mod prepare;
 mod typed;

@@ -17,6 +17,8 @@ pub const WATCHER: &str = "atlas/watcher/v1";
 pub const PROBER: &str = "atlas/prober/v1";
 /// Who checks a receipt first. Parts: job, slot and round (each u32 big-endian).
 pub const VERIFIER: &str = "atlas/verifier/v1";
+/// Who keeps an object for its owner first. Parts: the owner and SHA-256 of the root's CID.
+pub const KEEPER: &str = "atlas/keeper/v1";
 
 /// The candidates, highest SHA-256(`domain` ‖ 0x00 ‖ `parts` … ‖ candidate) first. A candidate named twice stands once.
 ///

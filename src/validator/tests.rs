@@ -89,6 +89,9 @@ impl Case {
                 registered_at: NOW,
                 active_tasks: 0,
                 rewards: 0,
+                storage_offered: 0,
+                storage_used: 0,
+                storage_epoch: 0,
             }),
             ledger: "atlas-chain".into(),
             job: Job {

@@ -297,7 +297,7 @@ fn ledger() -> Ledger {
     let rich = Keypair::from_secret(&[1; 32]).node_key();
     Ledger::new(Genesis {
         chain_id: CHAIN.into(),
-        parameters: Parameters { faucet_per_account: 1_000, ..Parameters::default() },
+        parameters: Parameters { faucet_per_account: 1_000, max_objects: 3, ..Parameters::default() },
         accounts: [(rich, 1_000_000)].into(),
         time: Time::from_millis(1_760_000_000_000),
         validator: rich,
@@ -308,7 +308,7 @@ fn ledger() -> Ledger {
 
 /// A path by the first byte, then its data.
 fn queries(bytes: &[u8]) {
-    const PATHS: [&str; 19] = [
+    const PATHS: [&str; 23] = [
         query::GET_NODE,
         query::LIST_NODES,
         query::GET_JOB,
@@ -328,6 +328,10 @@ fn queries(bytes: &[u8]) {
         query::GET_TOTALS,
         query::GET_VALIDATORS,
         query::GET_RECORD,
+        query::GET_OBJECT,
+        query::LIST_OBJECTS,
+        query::GET_OBJECTS_BY_OWNER,
+        query::GET_OBJECTS_BY_ROOT,
     ];
     static LEDGER: OnceLock<Ledger> = OnceLock::new();
     if let Some((path, data)) = bytes.split_first() {

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     chain::{
         embedded::{MAX_BLOCK_BYTES, tendermint_time},
-        ledger::{Economy, Genesis, GenesisError, Ledger, Parameters},
+        ledger::{Economy, Genesis, GenesisError, Ledger, Parameters, USUAL_MAX_OBJECTS},
         light::EVIDENCE_AGE,
     },
     clock,
@@ -245,7 +245,11 @@ pub fn genesis(chain_id: &str, members: &[Member], terms: &Terms) -> Result<Stri
     let offline_after = u64::try_from(terms.offline_after.as_millis()).unwrap_or(u64::MAX);
     let own = Genesis {
         chain_id: chain_id.to_owned(),
-        parameters: Parameters { faucet_per_account: terms.faucet, ..Parameters::with_offline_after(offline_after) },
+        parameters: Parameters {
+            faucet_per_account: terms.faucet,
+            max_objects: USUAL_MAX_OBJECTS,
+            ..Parameters::with_offline_after(offline_after)
+        },
         accounts: terms.accounts.clone(),
         time: clock::now(),
         validator,

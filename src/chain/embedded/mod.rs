@@ -49,7 +49,7 @@ pub use crate::chain::log::Error as LogError;
 use crate::{
     chain::{
         directory_lock,
-        ledger::{Genesis, GenesisError, Ledger, Parameters},
+        ledger::{Genesis, GenesisError, Ledger, Parameters, USUAL_MAX_OBJECTS},
     },
     clock, codec,
     identity::Keypair,
@@ -306,7 +306,11 @@ pub fn job_genesis(chain_id: LedgerId, host: NodeKey) -> Genesis {
 /// `faucet` units when it registers, a node is offline after `offline_after` without a beat.
 pub fn lab_genesis(chain_id: LedgerId, host: NodeKey, faucet: u64, offline_after: Duration) -> Genesis {
     let offline_after_millis = u64::try_from(offline_after.as_millis()).unwrap_or(u64::MAX);
-    let parameters = Parameters { faucet_per_account: faucet, ..Parameters::with_offline_after(offline_after_millis) };
+    let parameters = Parameters {
+        faucet_per_account: faucet,
+        max_objects: USUAL_MAX_OBJECTS,
+        ..Parameters::with_offline_after(offline_after_millis)
+    };
     Genesis { parameters, ..job_genesis(chain_id, host) }
 }
 

@@ -1,7 +1,8 @@
 //! One block: its time, its transactions, and what time alone brings about at its end.
 
 use super::{
-    BlockResult, Ledger, TransactionResult, governance, jobs, money, nodes, stake, state::State, tasks, transaction,
+    BlockResult, Ledger, TransactionResult, governance, jobs, money, nodes, stake, state::State, storage, tasks,
+    transaction,
 };
 use crate::types::Time;
 
@@ -34,6 +35,7 @@ fn end(state: &mut State) {
     jobs::end_overdue(state);
     money::release_due(state);
     stake::release_due(state);
+    storage::end_over(state);
     // Last: this block ran by the old numbers to its end.
     governance::take_effect(state);
 }

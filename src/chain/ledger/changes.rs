@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Key, entries::Entry, removed::Removed, state::State};
 use crate::{
-    chain::records::{Changes, Update, Updates},
+    chain::records::{Changes, ObjectId, Update, Updates},
     types::Digest,
 };
 
@@ -45,7 +45,7 @@ impl Changed {
         self.of.insert(key, (height, size));
     }
 
-    /// A record was removed at `height`. Readers of [`Changes`] are not told: no kind that they see is ever removed.
+    /// A record was removed at `height`. Of those that readers of [`Changes`] see, only objects are.
     pub(super) fn remove(&mut self, key: &Key, height: u64) {
         if self.unlink(key) {
             self.removed.add(key.clone(), height);
@@ -119,18 +119,25 @@ impl Changed {
             tasks: Vec::new(),
             rounds: Vec::new(),
             models: Vec::new(),
+            objects: Vec::new(),
+            gone: Vec::new(),
         };
         let mut bytes = 0;
         let mut reached = height;
-        for (at, keys) in self.at.range(height.saturating_add(1)..) {
-            bytes += keys.iter().filter_map(|key| self.of.get(key)).map(|(_, size)| size).sum::<usize>();
-            if !is_empty(&page) && (bytes > PAGE_BYTES || !fits(&page, keys)) {
+        let mut next = height.saturating_add(1);
+        while let Some(at) = self.next_height(next, true).filter(|at| *at > height) {
+            let keys: Vec<&Key> = self.at.get(&at).into_iter().flatten().collect();
+            let gone: Vec<ObjectId> = self.removed.at(at).into_iter().flatten().filter_map(object).collect();
+            bytes += keys.iter().filter_map(|key| self.of.get(*key)).map(|(_, size)| size).sum::<usize>();
+            bytes += gone.len() * KEY_BYTES;
+            if !is_empty(&page) && (bytes > PAGE_BYTES || !fits(&page, &keys, gone.len())) {
                 page.more = true;
                 page.height = reached;
                 break;
             }
-            keys.iter().filter_map(|key| state.get(key)).for_each(|entry| add(&mut page, entry));
-            reached = *at;
+            keys.into_iter().filter_map(|key| state.get(key)).for_each(|entry| add(&mut page, entry));
+            page.gone.extend(gone);
+            (reached, next) = (at, at.saturating_add(1));
         }
         page
     }
@@ -142,11 +149,27 @@ fn is_empty(page: &Changes) -> bool {
 
 /// Records of the kind of which there are most.
 fn largest(page: &Changes) -> usize {
-    let counts = [page.nodes.len(), page.jobs.len(), page.tasks.len(), page.rounds.len(), page.models.len()];
+    let counts = [
+        page.nodes.len(),
+        page.jobs.len(),
+        page.tasks.len(),
+        page.rounds.len(),
+        page.models.len(),
+        page.objects.len(),
+        page.gone.len(),
+    ];
     counts.into_iter().max().unwrap_or(0)
 }
 
-fn fits(page: &Changes, keys: &BTreeSet<Key>) -> bool {
+/// The object that a key names.
+fn object(key: &Key) -> Option<ObjectId> {
+    match key {
+        Key::Object(id) => Some(*id),
+        _ => None,
+    }
+}
+
+fn fits(page: &Changes, keys: &[&Key], gone: usize) -> bool {
     let count = |kind: fn(&Key) -> bool| keys.iter().filter(|key| kind(key)).count();
     let totals = [
         page.nodes.len() + count(|key| matches!(key, Key::Node(_))),
@@ -154,6 +177,8 @@ fn fits(page: &Changes, keys: &BTreeSet<Key>) -> bool {
         page.tasks.len() + count(|key| matches!(key, Key::Task(_))),
         page.rounds.len() + count(|key| matches!(key, Key::Round(..))),
         page.models.len() + count(|key| matches!(key, Key::Model(_))),
+        page.objects.len() + count(|key| matches!(key, Key::Object(_))),
+        page.gone.len() + gone,
     ];
     totals.into_iter().all(|total| total <= PAGE_RECORDS)
 }
@@ -165,6 +190,7 @@ fn add(page: &mut Changes, entry: &Entry) {
         Entry::Task(task) => page.tasks.push((**task).clone()),
         Entry::Round(round) => page.rounds.push((**round).clone()),
         Entry::Model(model) => page.models.push((**model).clone()),
+        Entry::Object(object) => page.objects.push((**object).clone()),
         // The ledger's own book-keeping.
         _ => {}
     }

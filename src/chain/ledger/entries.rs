@@ -22,6 +22,7 @@
 //! | `v` | – | [`Validators`] |
 //! | `e` | – | [`Rules`] |
 //! | `f` | – | [`Proposals`] |
+//! | `h` | node key (32), SHA-256 of the root's CID (32) | [`Object`] |
 //!
 //! The key of a record is its kind byte and its id; the map hashes both with SHA-256. The value is the record's CBOR.
 
@@ -32,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use super::{Genesis, Key, Rules};
 use crate::{
     chain::records::{
-        Account, Allowance, Job, Model, Node, Offence, Proposals, RoundRecord, Stake, Standing, Task, Totals,
+        Account, Allowance, Job, Model, Node, Object, Offence, Proposals, RoundRecord, Stake, Standing, Task, Totals,
         Validators,
     },
     types::{NodeKey, Round, Time},
@@ -61,6 +62,7 @@ pub(super) enum Entry {
     Validators(Validators),
     Rules(Box<Rules>),
     Proposals(Proposals),
+    Object(Box<Object>),
 }
 
 impl Entry {
@@ -75,6 +77,7 @@ impl Entry {
             }
             (Key::Model(id), Self::Model(model)) => model.id == *id,
             (Key::Offence(id), Self::Offence(offence)) => offence.id == *id,
+            (Key::Object(id), Self::Object(object)) => object.id() == *id,
             (Key::Genesis, Self::Genesis(_))
             | (Key::Clock, Self::Clock(_))
             | (Key::Account(_), Self::Account(_))
@@ -117,6 +120,7 @@ impl Entry {
             Self::Validators(validators) => encode(validators),
             Self::Rules(rules) => encode(rules),
             Self::Proposals(proposals) => encode(proposals),
+            Self::Object(object) => encode(object),
         }
     }
 }

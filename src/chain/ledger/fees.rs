@@ -80,6 +80,9 @@ fn is_work(message: &Message) -> bool {
             | Message::SubmitReceipt { .. }
             | Message::CloseRound { .. }
             | Message::ReportInference { .. }
+            | Message::OfferStorage { .. }
+            | Message::Held { .. }
+            | Message::Dropped { .. }
     )
 }
 

@@ -74,6 +74,19 @@ pub struct Parameters {
     pub max_deadline_millis: u64,
     /// The most open jobs of one creator; another is refused until one ends. A guess against floods.
     pub max_open_jobs: u32,
+    /// The most objects that others keep for one account; another is refused until one is over. With 0 the ledger has no
+    /// storage and knows none of its messages, and is written as it was before there was any.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_objects: u32,
+}
+
+/// [`Parameters::max_objects`] of the ledgers that begin now. An object is a whole model or data set, not a file. A guess
+/// against floods.
+pub const USUAL_MAX_OBJECTS: u32 = 1_000;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Default for Parameters {
@@ -94,6 +107,7 @@ impl Default for Parameters {
             max_round_limit_millis: 24 * 3600 * 1000,
             max_deadline_millis: 90 * 24 * 3600 * 1000,
             max_open_jobs: 100,
+            max_objects: 0,
         }
     }
 }

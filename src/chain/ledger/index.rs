@@ -7,9 +7,9 @@ use super::{
     entries::{Entry, TaskClock},
 };
 use crate::{
-    chain::records::{Job, Task},
+    chain::records::{Job, Object, ObjectId, Task},
     identity,
-    types::{JobId, JobStatus, NodeKey, TaskId, Time},
+    types::{Digest, JobId, JobStatus, NodeKey, TaskId, Time},
 };
 
 /// What is due when, and who holds what.
@@ -28,6 +28,12 @@ pub(super) struct Index {
     addresses: BTreeMap<String, NodeKey>,
     /// Nodes that unbond, by the block time at which the first of it is released.
     releases: BTreeSet<(Time, NodeKey)>,
+    /// Objects by the block time from which they are over.
+    objects: BTreeSet<(Time, ObjectId)>,
+    /// Who owns objects of a root, by its name.
+    owners: BTreeSet<(Digest, NodeKey)>,
+    /// Objects of each owner.
+    owned: BTreeMap<NodeKey, u32>,
 }
 
 impl Index {
@@ -83,6 +89,22 @@ impl Index {
         self.releases.first().copied()
     }
 
+    /// The object that is over next, and the block time of that.
+    pub(super) fn next_object_over(&self) -> Option<(Time, ObjectId)> {
+        self.objects.first().copied()
+    }
+
+    /// The objects of a root with this name, by owner.
+    pub(super) fn objects_named(&self, name: Digest) -> impl Iterator<Item = ObjectId> {
+        let owners = self.owners.range((name, NodeKey([0; 32]))..=(name, NodeKey([0xff; 32])));
+        owners.map(|(name, owner)| ObjectId { owner: *owner, name: *name })
+    }
+
+    /// Objects of `owner`.
+    pub(super) fn objects_of(&self, owner: &NodeKey) -> u32 {
+        self.owned.get(owner).copied().unwrap_or(0)
+    }
+
     /// Adds what `entry` brings.
     pub(super) fn add(&mut self, key: &Key, entry: &Entry) {
         match (key, entry) {
@@ -97,6 +119,7 @@ impl Index {
             (Key::Stake(node), Entry::Stake(stake)) => {
                 self.releases.extend(stake.unbonding.first().map(|first| (first.releases_at, *node)));
             }
+            (Key::Object(id), Entry::Object(object)) => self.add_object(*id, object),
             _ => {}
         }
     }
@@ -117,6 +140,7 @@ impl Index {
                     self.releases.remove(&(first.releases_at, *node));
                 }
             }
+            (Key::Object(id), Entry::Object(object)) => self.remove_object(id, object),
             _ => {}
         }
     }
@@ -129,6 +153,21 @@ impl Index {
     /// An account was undone.
     pub(super) fn close_account(&mut self, account: &NodeKey) {
         self.addresses.remove(&identity::address(account));
+    }
+
+    fn add_object(&mut self, id: ObjectId, object: &Object) {
+        self.objects.insert((object.until, id));
+        self.owners.insert((id.name, id.owner));
+        *self.owned.entry(id.owner).or_default() += 1;
+    }
+
+    fn remove_object(&mut self, id: &ObjectId, object: &Object) {
+        self.objects.remove(&(object.until, *id));
+        self.owners.remove(&(id.name, id.owner));
+        match self.owned.get_mut(&id.owner) {
+            Some(owned) if *owned > 1 => *owned -= 1,
+            _ => drop(self.owned.remove(&id.owner)),
+        }
     }
 
     fn add_open_job(&mut self, job: &Job) {

@@ -5,7 +5,7 @@
 //! ledgers with equal genesis and equal blocks are equal to the byte, and their app hashes prove it.
 //!
 //! A message is a function in the file of what it is about (`nodes`, `jobs`, `tasks`, `receipts`, `rounds`,
-//! `models`, `stake`, `offences`, `verdicts`, `governance`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
+//! `models`, `storage`, `stake`, `offences`, `verdicts`, `governance`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
 //! alone brings about; `money` is what all that moves any stands on; `fees` says what a transaction costs, `reputation`
 //! what a node's past says of it, `rules` which numbers validators may change, `tally` counts their votes. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
 //! `snapshot` keeps them.
@@ -15,7 +15,9 @@
 //!   burned lowers;
 //! - a task has at most one holder, and its generation grows whenever one comes or goes;
 //! - a slot's update counts at most once a round, and only with an accepted receipt that another node attested;
-//! - a job that is open has a deadline, and a held task without a receipt has a time at which it lapses.
+//! - a job that is open has a deadline, and a held task without a receipt has a time at which it lapses;
+//! - what a node's room for others is used for is the sum of the objects that it holds now, and each of these has at most
+//!   as many holders as its owner asked for.
 
 mod block;
 mod changes;
@@ -42,6 +44,9 @@ mod rules;
 mod snapshot;
 mod stake;
 mod state;
+mod storage;
+#[cfg(test)]
+mod storage_tests;
 mod tally;
 mod tasks;
 #[cfg(test)]
@@ -55,7 +60,7 @@ pub use super::{
 };
 pub use economy::Economy;
 pub use entries::{Clock, Inference, NodeClock, Payout, TaskClock};
-pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters};
+pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters, USUAL_MAX_OBJECTS};
 pub use rules::Rules;
 pub use snapshot::MAX_SNAPSHOT;
 pub use transaction::Claim;

@@ -12,7 +12,7 @@ use super::{
     refusal::{Refusal, check_entries, check_name, check_range, check_text, ensure},
     reputation,
     state::State,
-    tasks,
+    storage, tasks,
     transaction::Context,
 };
 use crate::{
@@ -87,6 +87,9 @@ fn create(state: &mut State, id: NodeKey) {
         registered_at: clock.time,
         active_tasks: 0,
         rewards: 0,
+        storage_offered: 0,
+        storage_used: 0,
+        storage_epoch: 0,
     };
     let online_since = Some(clock.live);
     state.put_node(&id, node);
@@ -152,12 +155,13 @@ fn mark_alive(state: &mut State, id: &NodeKey) {
     assess(state, id);
 }
 
-/// Ends a node's presence: frees its tasks and stops counting its uptime at its last beat.
+/// Ends a node's presence: frees its tasks, lets what it holds for others lapse, and stops counting its uptime at its last beat.
 pub(super) fn go_offline(state: &mut State, id: &NodeKey, reason: &str) {
     let held: Vec<_> = state.index().held_by(id).collect();
     for task in held {
         tasks::release(state, &task, reason);
     }
+    storage::lapse(state, id);
     reputation::end_presence(state, id);
     state.edit_node_clock(id, |clock| {
         let online = clock.online_since.take().map_or(0, |since| clock.last_beat.saturating_sub(since));

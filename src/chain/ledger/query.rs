@@ -7,11 +7,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Key, Ledger, QueryError, entries::Entry, reputation};
 use crate::{
     chain::{
-        records::{OffenceId, OffenceKind},
+        records::{ObjectId, OffenceId, OffenceKind},
         wire::query,
     },
     codec,
-    types::{JobId, NodeKey},
+    types::{Digest, JobId, NodeKey},
 };
 
 /// The longest data of a query in bytes: an id.
@@ -61,6 +61,22 @@ pub(super) fn answer(ledger: &Ledger, path: &str, data: &[u8]) -> Result<Vec<u8>
                 _ => None,
             }))
         }
+        query::GET_OBJECT => Ok(codec::encode(&state.object(&request.id()?))),
+        query::LIST_OBJECTS => {
+            let from = request.after(Key::Object, Key::Object(FIRST_OBJECT))?;
+            let records = state.range((from, Bound::Unbounded)).filter_map(|(_, entry)| match entry {
+                Entry::Object(object) => Some(object),
+                _ => None,
+            });
+            Ok(codec::encode(&records.take(PAGE).collect::<Vec<_>>()))
+        }
+        query::GET_OBJECTS_BY_OWNER => {
+            Ok(codec::encode(&state.objects_of(request.id()?).take(PAGE).collect::<Vec<_>>()))
+        }
+        query::GET_OBJECTS_BY_ROOT => {
+            let named = state.index().objects_named(ObjectId::name_of(&request.id()?)).take(PAGE);
+            Ok(codec::encode(&named.filter_map(|id| state.object(&id)).collect::<Vec<_>>()))
+        }
         query::GET_RECORD => {
             let record = state.get(&request.id()?).map(Entry::to_bytes);
             Ok(record.unwrap_or_else(|| codec::encode(&None::<u8>)))
@@ -81,6 +97,8 @@ const FIRST_TASK: crate::types::TaskId = crate::types::TaskId { job: JobId([0; 3
 
 const FIRST_OFFENCE: OffenceId =
     OffenceId { node: NodeKey([0; 32]), kind: OffenceKind::TwoReceipts, job: JobId([0; 32]), round: 0 };
+
+const FIRST_OBJECT: ObjectId = ObjectId { owner: NodeKey([0; 32]), name: Digest([0; 32]) };
 
 struct Request<'a> {
     path: &'a str,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Key;
 
-/// Removals that are remembered: rewards of rounds, which is all that is removed, of some days of a busy ledger, in about 20 MiB.
+/// Removals that are remembered: rewards of rounds, and objects that are over, of some days of a busy ledger, in about 20 MiB.
 /// When there are more, the oldest heights are forgotten.
 const MAX_REMOVED: usize = 100_000;
 

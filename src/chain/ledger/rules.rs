@@ -156,6 +156,7 @@ numbers! {
     "max_round_limit_millis" in 1_000, 30 * DAY => parameters.max_round_limit_millis;
     "max_deadline_millis" in 1_000, 3_650 * DAY => parameters.max_deadline_millis;
     "max_open_jobs" in 1, 1_000_000 => parameters.max_open_jobs;
+    "max_objects" in 0, 1_000_000 => parameters.max_objects;
     "economy.unbonding_millis" in 1, 3_650 * DAY => economy.unbonding_millis;
     "economy.max_unbondings" in 1, MAX_UNBONDINGS as u64 => economy.max_unbondings;
     "economy.min_stake" in 0, u64::MAX => economy.min_stake;
@@ -205,7 +206,9 @@ mod tests {
             fields.iter().map(|(name, value)| (format!("{prefix}{name}"), number(value))).collect::<Vec<_>>()
         };
         let own = of("", serde_json::to_value(rules.parameters).unwrap());
-        own.into_iter().chain(of("economy.", serde_json::to_value(rules.economy).unwrap())).collect()
+        // It is left out where it is 0.
+        let left_out = [("max_objects".to_owned(), u64::from(rules.parameters.max_objects))];
+        own.into_iter().chain(left_out).chain(of("economy.", serde_json::to_value(rules.economy).unwrap())).collect()
     }
 
     #[test]

@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{
     chain::records::{
-        Account, Allowance, Job, Model, Node, Offence, OffenceId, Proposals, RoundRecord, Stake, Standing, Task,
-        Totals, Validators,
+        Account, Allowance, Job, Model, Node, Object, ObjectId, Offence, OffenceId, Proposals, RoundRecord, Stake,
+        Standing, Task, Totals, Validators,
     },
-    types::{JobId, NodeKey, Slot, TaskId},
+    types::{Digest, JobId, NodeKey, Slot, TaskId},
 };
 
 /// The records. Every write goes through [`State::put`] and [`State::remove`], so that journal, indexes and the set
@@ -95,6 +95,7 @@ records! {
     Offence: OffenceId, offence put_offence;
     Standing: NodeKey, standing put_standing;
     Allowance: NodeKey, allowance put_allowance;
+    Object: ObjectId, object put_object;
 }
 
 editable! {
@@ -109,6 +110,7 @@ demanded! {
     Node: NodeKey, node known_node "node";
     Job: JobId, job known_job "job";
     Task: TaskId, task known_task "task";
+    Object: ObjectId, object known_object "object";
 }
 
 impl State {
@@ -239,6 +241,15 @@ impl State {
         let keys = Key::Task(TaskId { job, slot: 0 })..=Key::Task(TaskId { job, slot: Slot::MAX });
         self.range(keys).filter_map(|(_, entry)| match entry {
             Entry::Task(task) => Some(&**task),
+            _ => None,
+        })
+    }
+
+    /// The objects of `owner`, by their ids.
+    pub(super) fn objects_of(&self, owner: NodeKey) -> impl Iterator<Item = &Object> {
+        let name = |byte| ObjectId { owner, name: Digest([byte; 32]) };
+        self.range(Key::Object(name(0))..=Key::Object(name(0xff))).filter_map(|(_, entry)| match entry {
+            Entry::Object(object) => Some(&**object),
             _ => None,
         })
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{BlockResult, Economy, Genesis, Key, Ledger, Parameters, TransactionResult, entries::Entry, index::Index};
 use crate::{
     chain::{
-        records::{Account, Changes, Job, Node, Offence, RoundRecord, Stake, Task, Totals},
+        records::{Account, Changes, Job, Node, Object, ObjectId, Offence, RoundRecord, Stake, Task, Totals},
         wire::{Code, Message, Transaction, query},
     },
     codec,
@@ -97,7 +97,12 @@ pub(super) fn register_message() -> Message {
 pub(super) fn genesis() -> Genesis {
     Genesis {
         chain_id: CHAIN.to_owned(),
-        parameters: Parameters { faucet_per_account: FAUCET, audit_window_blocks: 3, ..Parameters::default() },
+        parameters: Parameters {
+            faucet_per_account: FAUCET,
+            audit_window_blocks: 3,
+            max_objects: 4,
+            ..Parameters::default()
+        },
         accounts: BTreeMap::from([(id(200), 5_000)]),
         time: Time::from_millis(1_700_000_000_000),
         validator: id(250),
@@ -369,6 +374,10 @@ impl World {
         codec::decode(&answer, usize::MAX).unwrap()
     }
 
+    pub(super) fn object(&self, owner: u8, root: ContentId) -> Option<Object> {
+        self.query(query::GET_OBJECT, &ObjectId::of(id(owner), &root))
+    }
+
     pub(super) fn job(&self, job: JobId) -> Job {
         self.query::<Option<Job>>(query::GET_JOB, &job).unwrap()
     }
@@ -400,6 +409,7 @@ pub(super) fn check_promises(ledger: &Ledger) {
     let mut staked = Totals::default();
     let index = Index::over(ledger.state.entries());
     let mut held = BTreeMap::<NodeKey, u32>::new();
+    let mut kept = BTreeMap::<NodeKey, u64>::new();
     for (key, entry) in ledger.state.entries() {
         assert!(entry.fits(key), "{key:?}");
         match entry {
@@ -426,6 +436,15 @@ pub(super) fn check_promises(ledger: &Ledger) {
                 assert!(open.iter().flat_map(|one| &one.voters).all(|voter| powers.contains_key(voter)));
                 assert!(open.len() <= powers.len());
             }
+            Entry::Object(object) => {
+                let live: Vec<NodeKey> =
+                    object.live(|node| ledger.state.node(node).map(|node| node.storage_epoch)).collect();
+                assert!(live.len() <= usize::try_from(object.copies).unwrap(), "{object:?}");
+                assert!(!live.contains(&object.owner) && object.bytes > 0, "{object:?}");
+                let nodes: std::collections::BTreeSet<NodeKey> = live.iter().copied().collect();
+                assert_eq!(nodes.len(), live.len(), "one holds it twice: {object:?}");
+                live.into_iter().for_each(|node| *kept.entry(node).or_default() += object.bytes);
+            }
             Entry::Task(task) => {
                 let open = matches!(
                     task.status,
@@ -449,6 +468,9 @@ pub(super) fn check_promises(ledger: &Ledger) {
     for (key, entry) in ledger.state.entries() {
         if let (Key::Node(node), Entry::Node(record)) = (key, entry) {
             assert_eq!(record.active_tasks, held.get(node).copied().unwrap_or(0));
+            assert_eq!(record.storage_used, kept.get(node).copied().unwrap_or(0), "{record:?}");
+            let offline = record.status == crate::types::NodeStatus::Offline;
+            assert!(!offline || record.storage_used == 0, "{record:?}");
         }
     }
 }

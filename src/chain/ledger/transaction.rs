@@ -2,7 +2,8 @@
 
 use super::{TransactionResult, refusal::Refusal, state::State};
 use super::{
-    fees, governance, jobs, models, money, nodes, offences, receipts, refusal::ensure, rounds, stake, tasks, verdicts,
+    fees, governance, jobs, models, money, nodes, offences, receipts, refusal::ensure, rounds, stake, storage, tasks,
+    verdicts,
 };
 use crate::{
     chain::wire::{MAX_TRANSACTION, Message, Transaction},
@@ -88,6 +89,11 @@ fn open(state: &State, known: &Verified, bytes: &[u8]) -> Result<(Context, Messa
             "transaction: this ledger has no economy and so no such message: money moves where a genesis names one",
         )
     })?;
+    ensure(state.parameters().max_objects > 0 || !transaction.message.needs_storage(), || {
+        Refusal::malformed(
+            "transaction: this ledger has no storage and so no such message: nodes keep content for others where `max_objects` is above 0",
+        )
+    })?;
     let chain_id = &state.genesis().chain_id;
     ensure(transaction.chain_id == *chain_id, || {
         let theirs: String = transaction.chain_id.chars().take(super::MAX_CHAIN_ID).collect();
@@ -144,6 +150,14 @@ fn perform(state: &mut State, context: &Context, message: &Message) -> Result<Ve
         Message::ReportOffence { evidence } => offences::report(state, context, evidence),
         Message::Verdict { votes } => verdicts::find(state, votes),
         Message::ChangeParameters { votes } => governance::vote(state, votes),
+        Message::OfferStorage { bytes } => storage::offer(state, context, *bytes),
+        Message::Keep { root, bytes, copies, until } => {
+            let wish = storage::Wish { root: *root, bytes: *bytes, copies: *copies, until: *until };
+            storage::keep(state, context, &wish)
+        }
+        Message::Held { owner, root } => storage::hold(state, context, owner, root),
+        Message::Dropped { owner, root } => storage::drop_held(state, context, owner, root),
+        Message::Release { root } => storage::release(state, context, root),
     }
 }
 

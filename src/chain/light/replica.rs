@@ -15,7 +15,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use crate::{
     chain::{
         authenticated::Tree,
-        records::{Account, Changes, Job, Model, Node, RoundRecord, Task, Updates},
+        records::{Account, Changes, Job, Model, Node, Object, ObjectId, RoundRecord, Task, Updates},
     },
     codec,
     types::{Digest, NodeKey, Time},
@@ -219,6 +219,8 @@ impl Part {
             tasks: Vec::new(),
             rounds: Vec::new(),
             models: Vec::new(),
+            objects: Vec::new(),
+            gone: Vec::new(),
         }
     }
 }
@@ -226,9 +228,11 @@ impl Part {
 /// The records that a node follows, in parts; at least one.
 fn parts(held: &BTreeMap<Vec<u8>, Option<Vec<u8>>>, part: &Part) -> Result<Vec<Changes>, Refusal> {
     let (mut parts, mut count) = (vec![part.empty()], 0);
-    let followed = |key: &[u8]| matches!(key.first(), Some(b'n' | b'j' | b't' | b'r' | b'm'));
-    let records = held.iter().filter(|(key, _)| followed(key));
-    for (key, value) in records.filter_map(|(key, value)| Some((key, value.as_ref()?))) {
+    let followed = |key: &[u8]| matches!(key.first(), Some(b'n' | b'j' | b't' | b'r' | b'm' | b'h'));
+    // Of what is followed only objects are ever removed.
+    let removed = |key: &[u8]| key.first() == Some(&b'h');
+    let records = held.iter().filter(|(key, value)| followed(key) && (value.is_some() || removed(key)));
+    for (key, value) in records {
         if count == PART {
             if let Some(last) = parts.last_mut() {
                 last.more = true;
@@ -237,7 +241,10 @@ fn parts(held: &BTreeMap<Vec<u8>, Option<Vec<u8>>>, part: &Part) -> Result<Vec<C
             count = 0;
         }
         if let Some(last) = parts.last_mut() {
-            add(last, key, value)?;
+            match value {
+                Some(value) => add(last, key, value)?,
+                None => last.gone.extend(ObjectId::from_key(&key[1..])),
+            }
         }
         count += 1;
     }
@@ -251,6 +258,7 @@ fn add(changes: &mut Changes, key: &[u8], value: &[u8]) -> Result<(), Refusal> {
         Some(b't') => changes.tasks.push(read::<Task>(key, value)?),
         Some(b'r') => changes.rounds.push(read::<RoundRecord>(key, value)?),
         Some(b'm') => changes.models.push(read::<Model>(key, value)?),
+        Some(b'h') => changes.objects.push(read::<Object>(key, value)?),
         _ => {}
     }
     Ok(())

@@ -9,7 +9,9 @@ use libp2p::PeerId;
 
 use super::{Coordinator, Output, Pending, inference::ServeRequest, on_proof::CheckReceipt};
 use crate::{
-    api, shard,
+    api,
+    chain::records::ObjectId,
+    shard,
     types::{ContentId, JobId, Slot, TaskId, Time},
 };
 
@@ -30,6 +32,10 @@ pub(super) enum Next {
     Serve(Box<ServeRequest>),
     /// Pinned content of which the disk lost some.
     Repaired(ContentId),
+    /// An object that this node keeps for another.
+    Store(ObjectId),
+    /// A person wants others to keep it.
+    Keep { command: u64, request: api::StorageKeep },
     /// A person wants it in a file.
     Export { command: u64, request: api::ShardGet },
 }
@@ -107,10 +113,22 @@ impl Coordinator {
         self.gathers.open.insert(id, Gather { missing, failure: None, next });
     }
 
-    /// Part of a fetch came.
-    pub(super) fn on_fetch_progress(&mut self, fetch: u64) {
-        if let Some(fetch) = self.gathers.fetches.get_mut(&fetch) {
-            fetch.be_patient(self.now);
+    /// Part of a fetch came: so many bytes are here.
+    pub(super) fn on_fetch_progress(&mut self, fetch: u64, bytes: u64) {
+        let Some(fetch) = self.gathers.fetches.get_mut(&fetch) else { return };
+        fetch.be_patient(self.now);
+        if let Some(Gather { next: Next::Store(id), .. }) = self.gathers.open.get(&fetch.gather) {
+            self.on_object_progress(&id.clone(), bytes);
+        }
+    }
+
+    /// Ends the fetch of an object. Its end is reported as that of any fetch.
+    pub(super) fn cancel_store(&mut self, id: &ObjectId) {
+        let wanted = |gather: &&Gather| matches!(&gather.next, Next::Store(object) if object == id);
+        let fetches: Vec<u64> =
+            self.gathers.open.values().filter(wanted).flat_map(|gather| gather.missing.clone()).collect();
+        for id in fetches {
+            self.output(Output::Shard(shard::Input::Cancel { id }));
         }
     }
 
@@ -165,6 +183,8 @@ impl Coordinator {
             Next::Prepare { submission, request } => self.start_preparing(submission, request),
             Next::Serve(request) => self.start_serving(*request),
             Next::Repaired(root) => tracing::debug!(%root, "pinned content is whole"),
+            Next::Store(id) => self.on_object_fetched(&id, None),
+            Next::Keep { command, request } => self.pin_own_object(command, request),
             Next::Export { command, request } => self.start_export(command, request),
         }
     }
@@ -180,7 +200,8 @@ impl Coordinator {
             }
             Next::Serve(request) => self.refuse_serving(&request, &reason),
             Next::Repaired(root) => self.on_repair_failed(root, &reason),
-            Next::Export { command, .. } => {
+            Next::Store(id) => self.on_object_fetched(&id, Some(&reason)),
+            Next::Export { command, .. } | Next::Keep { command, .. } => {
                 let message = format!("the content could not be fetched: {reason}");
                 self.reply_error(command, api::ErrorCode::NotFound, message);
             }

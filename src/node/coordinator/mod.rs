@@ -31,6 +31,7 @@ mod reports;
 mod safekeeping;
 mod shutdown;
 mod status;
+mod storing;
 mod submission;
 mod terms;
 mod upkeep;
@@ -49,7 +50,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     connectivity::Connectivity, gather::Gathers, inference::Inference, pending::Pending, status::RunLog,
-    submission::Submission, view::View, work::Work,
+    storing::Keeper, submission::Submission, view::View, work::Work,
 };
 pub use self::{
     connectivity::MAX_REMEMBERED,
@@ -110,6 +111,15 @@ pub struct Config {
     /// What is bonded on the configured ledger by itself, if that asks for stake: at most this, in its smallest unit.
     #[serde(default)]
     pub stake: u64,
+    /// Bytes of room for content of others.
+    #[serde(default)]
+    pub keeps: u64,
+    /// How long a holder of others' content that went offline is waited for, before another takes its place.
+    #[serde(default)]
+    pub comes_back: Duration,
+    /// What is pinned for others at the start: owners and roots.
+    #[serde(default)]
+    pub kept: Vec<(NodeKey, ContentId)>,
     /// Longest time for checkpoints and handing back at shutdown.
     pub shutdown_grace: Duration,
 }
@@ -198,6 +208,8 @@ pub struct Coordinator {
     receipts: BTreeMap<(TaskId, u32), on_proof::OwnReceipt>,
     /// What others signed, and what of it was reported.
     reports: reports::Reports,
+    /// What this node keeps for others.
+    keeper: Keeper,
     /// What is pinned was told to the mesh.
     provided: bool,
     stopping: Option<shutdown::Stopping>,
@@ -255,6 +267,7 @@ impl Coordinator {
             counters: Counters::default(),
             receipts: BTreeMap::new(),
             reports: reports::Reports::default(),
+            keeper: Keeper::new(me, config.keeps, config.comes_back, &config.kept),
             provided: false,
             stopping: None,
             last_tick: now,
@@ -321,6 +334,7 @@ impl Coordinator {
             self.reconcile_all();
             self.close_finished_ledgers();
             self.tend_terms();
+            self.tend_storage();
             self.tend_submissions();
             self.tend_shutdown();
         }

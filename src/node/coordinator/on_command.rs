@@ -37,6 +37,9 @@ impl Coordinator {
             Command::ShardAdd(request) => self.edge(edges::Request::Add(request), Pending::Files { command: id }),
             Command::ShardGet(request) => self.fetch_for_person(id, request),
             Command::ShardList => self.edge(edges::Request::ListPins, Pending::Files { command: id }),
+            Command::StorageKeep(request) => self.on_keep_asked(id, request),
+            Command::StorageRelease(request) => self.on_release_asked(id, &request),
+            Command::StorageList => self.reply(id, Reply::Objects(self.objects_reply())),
             Command::CheckpointList => {
                 self.edge(edges::Request::ListCheckpoints { now: self.now }, Pending::Files { command: id });
             }

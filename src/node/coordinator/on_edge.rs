@@ -31,6 +31,11 @@ impl Coordinator {
             (Answer::Roots(roots), Pending::Provide) => self.on_roots_to_provide(&roots),
             (Answer::Roots(roots), Pending::Repair) => self.on_roots_to_repair(&roots),
             (Answer::Terms(result), Pending::Terms { ledger }) => self.on_terms(&ledger, result),
+            (Answer::Kept(result), Pending::StoragePin { id }) => self.on_object_pinned(&id, result),
+            (Answer::Kept(result), Pending::StorageKeep { command, request }) => {
+                self.ask_to_keep(command, &request, result);
+            }
+            (Answer::LetGo(result), Pending::StorageUnpin { id }) => self.on_object_let_go(&id, result),
             (Answer::Pinned(Err(reason)), _) => tracing::warn!(reason, "a checkpoint's pin could not be changed"),
             (Answer::Pinned(Ok(())), _) => {}
             (answer, pending) => tracing::error!(?answer, ?pending, "an edge answered something else"),

@@ -94,6 +94,7 @@ impl Coordinator {
         }
         if let Some(state) = self.ledgers.get_mut(ledger) {
             state.view.forget_ended();
+            state.view.forget_over();
         }
     }
 
@@ -240,6 +241,8 @@ impl Coordinator {
             }
             Pending::Bond { ledger } => self.on_bonded(&ledger, code, log),
             Pending::Report { id } => self.on_reported(&id, code, log),
+            Pending::StorageOffer => self.on_room_offered(code, log),
+            Pending::StorageTold { id } => self.on_object_told(&id, code, log),
             Pending::Beat if code != 0 => tracing::warn!(log, "the ledger refused a beat"),
             _ => {}
         }

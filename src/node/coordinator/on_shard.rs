@@ -1,7 +1,7 @@
 //! Shard reports: content arrived, content is held elsewhere, content is wanted.
 
 use super::{Coordinator, Output, Pending};
-use crate::{conduct::Offence, identity, recovery, shard::Event};
+use crate::{conduct::Offence, identity, recovery, shard::Event, types::NodeKey};
 
 impl Coordinator {
     pub(super) fn on_shard(&mut self, event: Event) {
@@ -22,7 +22,7 @@ impl Coordinator {
                 tracing::warn!(%peer, blocks, "sent bytes that are not what they were asked for as; not asked or served for a while");
                 self.on_offence(peer, Offence::Lie { count: blocks });
             }
-            Event::Progress { id, .. } => self.on_fetch_progress(id),
+            Event::Progress { id, bytes_done } => self.on_fetch_progress(id, bytes_done),
             // The event loop hands these to the store; they never come here.
             Event::Edge(request) => tracing::error!(?request, "an edge request reached the coordinator"),
         }
@@ -50,8 +50,6 @@ impl Coordinator {
     /// The peers that may have the content of a job: who submitted it, who said so, who holds its tasks. Connected
     /// ones come first.
     pub(super) fn providers(&self, ledger: &str, job: &crate::types::JobId) -> Vec<libp2p::PeerId> {
-        /// More providers than this are no faster, and each costs a question.
-        const MAX_PROVIDERS: usize = 16;
         let mut keys = self.holders(ledger, job);
         if let Some(record) = self.ledgers.get(ledger).and_then(|state| state.view.jobs.get(job)) {
             keys.insert(record.creator);
@@ -59,6 +57,13 @@ impl Coordinator {
         if let Some(announcement) = self.announcements.get(job) {
             keys.extend(announcement.providers.iter().copied());
         }
+        self.peers_to_ask(keys)
+    }
+
+    /// These nodes and all connected peers, as whom content may be asked for. Connected ones come first.
+    pub(super) fn peers_to_ask(&self, mut keys: std::collections::BTreeSet<NodeKey>) -> Vec<libp2p::PeerId> {
+        /// More providers than this are no faster, and each costs a question.
+        const MAX_PROVIDERS: usize = 16;
         keys.remove(&self.me);
         let mut peers: Vec<_> = keys.iter().filter_map(identity::peer_id).collect();
         peers.extend(self.peers.keys().copied());

@@ -3,7 +3,8 @@
 use libp2p::PeerId;
 
 use super::{on_proof::CheckReceipt, safekeeping::Part};
-use crate::chain::records::OffenceId;
+use crate::api::StorageKeep;
+use crate::chain::records::{ObjectId, OffenceId};
 use crate::protocol::ResponseToken;
 use crate::types::{ContentId, Generation, JobId, LedgerId, NodeKey, Round, Slot, TaskId};
 
@@ -78,6 +79,16 @@ pub(super) enum Pending {
     Bond { ledger: LedgerId },
     /// An offence is reported.
     Report { id: OffenceId },
+    /// Room for others' content is offered on the configured ledger.
+    StorageOffer,
+    /// That ledger is told that an object is here, or given up.
+    StorageTold { id: ObjectId },
+    /// An object is looked at and pinned.
+    StoragePin { id: ObjectId },
+    /// An object is kept no longer.
+    StorageUnpin { id: ObjectId },
+    /// What a person wants others to keep is looked at and pinned.
+    StorageKeep { command: u64, request: StorageKeep },
     /// A path to a peer is being measured.
     Speed,
 }

@@ -198,6 +198,7 @@ impl Coordinator {
             },
             ledger: self.ledger_status(&self.config.ledger),
             job_ledgers: job_ledgers.map(|ledger| self.ledger_status(ledger)).collect(),
+            storage: self.storage_status(),
             ipfs: api::IpfsStatus { endpoint: facts.ipfs_endpoint.clone(), ..api::IpfsStatus::default() },
             protections: facts.protections.clone(),
             python: facts.python.clone(),

@@ -38,5 +38,6 @@ impl Coordinator {
 
     pub(super) fn on_repair_failed(&mut self, root: ContentId, reason: &str) {
         tracing::warn!(%root, reason, "part of what is pinned is lost here, and nobody else has it now");
+        self.on_object_lost(root);
     }
 }

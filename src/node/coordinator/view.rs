@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    chain::records::{Changes, Job, Model, Node, RoundRecord, Task},
+    chain::records::{Changes, Job, Model, Node, Object, ObjectId, RoundRecord, Task},
     types::{Digest, JobId, JobStatus, NodeKey, NodeStatus, Round, TaskId, TaskStatus, Time},
 };
 
@@ -30,6 +30,8 @@ pub struct View {
     pub rounds: BTreeMap<(JobId, Round), RoundRecord>,
     /// Models by id.
     pub models: BTreeMap<String, Model>,
+    /// Objects that nodes keep for others. One that is over may stand here a little longer than on the ledger.
+    pub objects: BTreeMap<ObjectId, Object>,
 }
 
 /// What a batch of changes touched.
@@ -81,7 +83,19 @@ impl View {
         for model in changes.models {
             self.models.insert(model.id.clone(), model);
         }
+        for object in changes.objects {
+            self.objects.insert(object.id(), object);
+        }
+        for id in changes.gone {
+            self.objects.remove(&id);
+        }
         touched
+    }
+
+    /// Forgets the objects that are over: a ledger that forgot that it removed one can't tell of it.
+    pub fn forget_over(&mut self) {
+        let now = self.time;
+        self.objects.retain(|_, object| object.until > now);
     }
 
     /// Forgets the jobs that ended longest ago, beyond [`MAX_ENDED`], with all that belongs to them.

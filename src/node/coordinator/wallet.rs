@@ -62,7 +62,7 @@ impl Coordinator {
         self.order_of_ledger(id, message, done);
     }
 
-    fn order_of_ledger(&mut self, id: u64, message: Message, done: String) {
+    pub(super) fn order_of_ledger(&mut self, id: u64, message: Message, done: String) {
         let ledger = self.config.ledger.clone();
         if self.ledgers.get(&ledger).is_some_and(|state| state.connected) {
             return self.submit(&ledger, message, true, Pending::Command { command: id, done });
@@ -70,7 +70,7 @@ impl Coordinator {
         self.ledger_is_away(id);
     }
 
-    fn ledger_is_away(&mut self, id: u64) {
+    pub(super) fn ledger_is_away(&mut self, id: u64) {
         let error = format!("ledger `{}` does not answer at present, and nothing was sent", self.config.ledger);
         let error = Error::new(ErrorCode::Unavailable, error)
             .with_hint("see `atlas-node status` for the way to it, and give the order again when it answers");

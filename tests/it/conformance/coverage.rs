@@ -225,6 +225,8 @@ fn the_parameters_of_a_ledger_are_those_of_the_source() {
             assert!(page.contains(&format!("`{name}` {value}")), "ledger-state.md does not say `{name}` {value}");
         }
     }
+    // It is left out where it has its default.
+    assert!(page.contains(&format!("`max_objects` {}", Parameters::default().max_objects)));
 }
 
 #[test]

@@ -187,9 +187,10 @@ fn of_signed(error: &SignedError) -> String {
     .into()
 }
 
-/// A transaction, as a ledger with an economy that has seen none takes it.
+/// A transaction, as a ledger with an economy and storage that has seen none takes it.
 pub(crate) fn transaction(bytes: &[u8]) -> Result<Read, String> {
-    let genesis = Genesis { economy: Some(Economy::default()), ..ledger().genesis().clone() };
+    let parameters = Parameters { max_objects: 10, ..Parameters::default() };
+    let genesis = Genesis { economy: Some(Economy::default()), parameters, ..ledger().genesis().clone() };
     let checked = Ledger::new(genesis).unwrap().check(bytes);
     if checked.code != Code::Ok as u32 {
         return Err(format!("code {}", checked.code));

@@ -20,6 +20,7 @@ pub(crate) mod node;
 mod recorded;
 mod refusals;
 mod sealed;
+mod storage;
 mod storm;
 mod trace;
 pub(crate) mod wait;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use atlas_node::{
     chain::{
-        ledger::{Clock, Economy, Genesis, Inference, Key, NodeClock, Payout, Rules, TaskClock},
+        ledger::{Clock, Economy, Genesis, Inference, Key, NodeClock, Parameters, Payout, Rules, TaskClock},
         records,
         wire::{Evidence, Message, Transaction, VotedOutcome},
     },
@@ -23,7 +23,7 @@ use super::{
 };
 
 pub(super) fn pages() -> Vec<Page> {
-    vec![transaction_page(), query_page(), state_page()]
+    vec![transaction_page(), query_page(), storage_page(), state_page()]
 }
 
 fn transaction(message: Message) -> Transaction {
@@ -120,10 +120,23 @@ fn of_an_economy() -> Vec<(&'static str, Transaction)> {
     ]
 }
 
+/// The messages of a ledger with storage.
+fn of_storage() -> Vec<(&'static str, Transaction)> {
+    let (owner, root) = (sample::key(3), sample::cid("kept"));
+    let keep = Message::Keep { root, bytes: 3_145_890, copies: 2, until: sample::NOW };
+    vec![
+        ("OfferStorage", transaction(Message::OfferStorage { bytes: 100_000_000_000 })),
+        ("Keep", transaction(keep)),
+        ("Held", transaction(Message::Held { owner, root })),
+        ("Dropped", transaction(Message::Dropped { owner, root })),
+        ("Release", transaction(Message::Release { root })),
+    ]
+}
+
 fn transaction_page() -> Page {
     let mut maker = Maker::new("transaction");
     maker.signed(TRANSACTION, &messages());
-    for (name, sample) in of_an_economy() {
+    for (name, sample) in of_an_economy().into_iter().chain(of_storage()) {
         maker.valid(TRANSACTION, name, &envelope(&sample::keypair(1).seal(&sample)));
     }
     maker.signed("signed-verdict-vote", &[("a vote", verdict_vote(3))]);
@@ -309,14 +322,46 @@ fn economy_records(maker: &mut Maker) {
     maker.cbor("totals-record", &[("sums", totals)]);
 }
 
+fn object_id() -> records::ObjectId {
+    records::ObjectId::of(sample::key(3), &sample::cid("kept"))
+}
+
+fn object_record() -> records::Object {
+    records::Object {
+        owner: sample::key(3),
+        root: sample::cid("kept"),
+        bytes: 3_145_890,
+        copies: 2,
+        until: sample::NOW,
+        created_at: Time(1_759_000_000_000),
+        holders: vec![
+            records::Holder { node: sample::key(1), epoch: 0 },
+            records::Holder { node: sample::key(2), epoch: 7 },
+        ],
+    }
+}
+
+fn storage_page() -> Page {
+    let mut maker = Maker::new("storage");
+    maker.cbor("object-id", &[("an object", object_id())]);
+    let wanted = records::Object { holders: vec![], ..object_record() };
+    maker.cbor("object-record", &[("with two holders", object_record()), ("without", wanted)]);
+    maker.done()
+}
+
 fn query_page() -> Page {
     let mut maker = Maker::new("ledger-query");
     maker.cbor("node-key", &[("data of GetNode, ListNodes and GetAccount", sample::key(1))]);
     maker.cbor("job-id", &[("data of GetJob, ListJobs and GetTasksByJob", sample::job())]);
     maker.cbor("task-id", &[("data of GetTask", sample::task(1))]);
     maker.cbor("account-record", &[("an account", records::Account { balance: u64::MAX, nonce: 12 })]);
+    let (storage_offered, storage_used, storage_epoch) = (100_000_000_000, 3_145_890, 7);
+    let holder = records::Node { storage_offered, storage_used, storage_epoch, ..sample::node_record() };
     let leaving = records::Node { address: Some("atlas1…".into()), ..sample::node_record() };
-    maker.cbor("node-record", &[("a node", sample::node_record()), ("with an address", leaving)]);
+    maker.cbor(
+        "node-record",
+        &[("a node", sample::node_record()), ("with an address", leaving), ("that holds content of others", holder)],
+    );
     maker.cbor("job-record", &[("an open job", job_record())]);
     maker.cbor("task-record", &[("with a receipt", task_record()), ("free again", pending_task())]);
     maker.cbor("round-record", &[("a closed round", round_record())]);
@@ -331,6 +376,8 @@ fn query_page() -> Page {
         tasks: vec![],
         rounds: vec![],
         models: vec![],
+        objects: vec![],
+        gone: vec![],
     };
     let full = records::Changes {
         more: true,
@@ -339,6 +386,8 @@ fn query_page() -> Page {
         tasks: vec![task_record()],
         rounds: vec![round_record()],
         models: vec![model_record()],
+        objects: vec![object_record()],
+        gone: vec![object_id()],
         ..empty.clone()
     };
     maker.cbor("changes", &[("nothing changed", empty), ("one of each", full)]);
@@ -376,6 +425,7 @@ fn state_page() -> Page {
         ("Validators", Key::Validators),
         ("Rules", Key::Rules),
         ("Proposals", Key::Proposals),
+        ("Object", Key::Object(object_id())),
     ];
     maker.cbor("record-key", &keys);
     for (_, key) in &keys {
@@ -383,9 +433,14 @@ fn state_page() -> Page {
     }
     let ledger = decode::ledger();
     let rich = Genesis { economy: Some(Economy::default()), ..ledger.genesis().clone() };
+    let with_storage = Parameters { max_objects: 1_000, ..Parameters::default() };
     maker.cbor(
         "genesis-record",
-        &[("a ledger with one account", ledger.genesis().clone()), ("a ledger with an economy", rich.clone())],
+        &[
+            ("a ledger with one account", ledger.genesis().clone()),
+            ("a ledger with an economy", rich.clone()),
+            ("a ledger with storage", Genesis { parameters: with_storage, ..ledger.genesis().clone() }),
+        ],
     );
     let rules = Rules { since: 1_000, ..Rules::of(&rich).expect("it has an economy") };
     let clock = Clock { height: 22, time: sample::NOW, live: 110_000, supply: 1_000_000 };

@@ -184,6 +184,9 @@ pub(super) fn node_record() -> records::Node {
         registered_at: Time(1_759_000_000_000),
         active_tasks: 2,
         rewards: 12_345,
+        storage_offered: 0,
+        storage_used: 0,
+        storage_epoch: 0,
     }
 }
 
