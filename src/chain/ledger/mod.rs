@@ -4,10 +4,11 @@
 //! clock (block time comes with the block), never touches a disk or a socket, knows no floats and no chance: two
 //! ledgers with equal genesis and equal blocks are equal to the byte, and their app hashes prove it.
 //!
-//! A message is a function in the file of what it is about (`nodes`, `jobs`, `tasks`, `receipts`, `rounds`,
-//! `models`, `storage`, `stake`, `offences`, `verdicts`, `governance`); `transaction` leads to it and undoes what a failed one wrote; `block` adds what time
-//! alone brings about; `money` is what all that moves any stands on; `fees` says what a transaction costs, `reputation`
-//! what a node's past says of it, `rules` which numbers validators may change, `tally` counts their votes. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
+//! A message is a function in the file of what it is about (`nodes`, `jobs`, `tasks`, `receipts`, `rounds`, `models`,
+//! `stake`, `offences`, `verdicts`, `governance`, `storage`); `transaction` leads to it and undoes what a failed one
+//! wrote; `block` adds what time alone brings about; `money` is what all that moves any stands on; `fees` says what a
+//! transaction costs, `reputation` what a node's past says of it, `rules` which numbers validators may change, `tally`
+//! counts their votes. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
 //! `snapshot` keeps them.
 //!
 //! What holds after every block:
