@@ -1,5 +1,7 @@
 //! What the ledger remembers, as clients read it. Integers only; maps are ordered.
 
+mod objects;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -11,6 +13,8 @@ use crate::types::{
     CheckpointRef, ContentId, Digest, Generation, JobId, JobSpec, JobStatus, Load, NodeKey, NodeStatus,
     ParameterChange, Receipt, Resources, Round, RoundOutcome, ShardSpec, TaskId, TaskStatus, Time,
 };
+
+pub use objects::{Holder, Object, ObjectId};
 
 /// An account. A node's own account has its key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,6 +248,25 @@ pub struct Changes {
     pub gone: Vec<ObjectId>,
 }
 
+impl Changes {
+    /// A page without a record.
+    pub(super) fn none_at(height: u64, time: Time, app_hash: Digest) -> Self {
+        Self {
+            height,
+            time,
+            app_hash,
+            more: false,
+            nodes: Vec::new(),
+            jobs: Vec::new(),
+            tasks: Vec::new(),
+            rounds: Vec::new(),
+            models: Vec::new(),
+            objects: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+}
+
 /// Every record that was written or removed after a height, of each kind, as the authenticated map has them. Applied in order to the
 /// records of that height they give those of [`Updates::height`], and so its app hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,80 +292,6 @@ pub struct Update {
     /// Its CBOR; `None` if it was removed.
     #[serde(with = "serde_bytes")]
     pub value: Option<Vec<u8>>,
-}
-
-/// The name of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct ObjectId {
-    /// Who asked for it.
-    pub owner: NodeKey,
-    /// SHA-256 of the bytes of its root's CID, so that all names are of one length.
-    pub name: Digest,
-}
-
-impl ObjectId {
-    /// The object of `owner` with this root.
-    pub fn of(owner: NodeKey, root: &ContentId) -> Self {
-        Self { owner, name: Self::name_of(root) }
-    }
-
-    /// What stands for a root in the names of its objects.
-    pub fn name_of(root: &ContentId) -> Digest {
-        Digest::of(&root.0.to_bytes())
-    }
-
-    /// The name that has these bytes as its key of the authenticated map, after the kind.
-    pub(in crate::chain) fn from_key(bytes: &[u8]) -> Option<Self> {
-        let (owner, name) = bytes.split_at_checked(32)?;
-        Some(Self { owner: NodeKey::from_slice(owner)?, name: Digest::from_slice(name)? })
-    }
-}
-
-impl fmt::Display for ObjectId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} of {}", self.name, self.owner)
-    }
-}
-
-/// Content that nodes keep for another. Only in ledgers with storage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Object {
-    /// Who asked for it.
-    pub owner: NodeKey,
-    /// Its root.
-    pub root: ContentId,
-    /// Bytes of its blocks, as the owner says; a holder takes no more.
-    pub bytes: u64,
-    /// How many nodes shall hold it.
-    pub copies: u32,
-    /// Block time from which it is over.
-    pub until: Time,
-    /// Block time at which it was asked for first.
-    pub created_at: Time,
-    /// Who said that they hold it, in that order; those whose epoch is not their node's any more hold it no longer.
-    pub holders: Vec<Holder>,
-}
-
-/// A node that said that it holds an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// The node.
-    pub node: NodeKey,
-    /// Its storage epoch then.
-    pub epoch: u64,
-}
-
-impl Object {
-    /// Its name.
-    pub fn id(&self) -> ObjectId {
-        ObjectId::of(self.owner, &self.root)
-    }
-
-    /// Who holds it now: `epoch` gives the present storage epoch of a node.
-    pub fn live(&self, epoch: impl Fn(&NodeKey) -> Option<u64>) -> impl Iterator<Item = NodeKey> {
-        let live = move |holder: &&Holder| epoch(&holder.node) == Some(holder.epoch);
-        self.holders.iter().filter(live).map(|holder| holder.node)
-    }
 }
 
 /// What a node has bonded, and what it asked back. Only in the ledgers of a genesis with an economy, as all below.

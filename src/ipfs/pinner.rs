@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock,
     store::{BlockStore, blocks},
-    types::{ContentId, Time},
+    types::{ContentId, Time, doubled},
 };
 
 /// Wishes that wait at most; a further one is refused.
@@ -299,7 +299,7 @@ async fn work(shared: Arc<Shared>) {
 }
 
 fn pause_after(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(MAX_PAUSE)
+    doubled(FIRST_PAUSE, failures, MAX_PAUSE)
 }
 
 fn write(path: &Path, wish: &Wish) -> io::Result<()> {

@@ -42,6 +42,6 @@ pub use round::{AppliedSlot, RoundOutcome, RoundVote};
 pub(crate) use signed::memo;
 pub use signed::{Signed, SignedError, SignedObject};
 pub use speed::Speed;
-pub use time::Time;
+pub use time::{Time, doubled};
 pub use verdict::VerdictVote;
 pub(crate) use verified::Verified;

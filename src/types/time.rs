@@ -32,6 +32,11 @@ impl Time {
     }
 }
 
+/// The pause after so many failures before this one: `first`, and twice as long with each, up to `longest`.
+pub fn doubled(first: Duration, failures: u32, longest: Duration) -> Duration {
+    first.saturating_mul(1 << failures.min(16)).min(longest)
+}
+
 impl ops::Add<Duration> for Time {
     type Output = Self;
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::types::doubled;
+
 /// The first wait, before chance.
 const FIRST: Duration = Duration::from_millis(250);
 /// The longest wait: a ledger that is back is noticed within this.
@@ -17,7 +19,7 @@ impl Backoff {
     /// The wait after one more failure: between half and all of a time that doubles up to [`LONGEST`]. `chance` is
     /// uniform over all bytes.
     pub(super) fn next(&mut self, chance: [u8; 2]) -> Duration {
-        let whole = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
+        let whole = doubled(FIRST, self.failures, LONGEST);
         self.failures += 1;
         let half = whole / 2;
         half + half * u32::from(u16::from_be_bytes(chance)) / u32::from(u16::MAX)

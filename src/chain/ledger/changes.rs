@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Key, entries::Entry, removed::Removed, state::State};
+use super::{
+    Key,
+    entries::Entry,
+    removed::{Removed, take_out},
+    state::State,
+};
 use crate::{
     chain::records::{Changes, ObjectId, Update, Updates},
     types::Digest,
@@ -62,12 +67,7 @@ impl Changed {
         let Some((height, _)) = self.of.remove(key) else {
             return false;
         };
-        if let Some(keys) = self.at.get_mut(&height) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.at.remove(&height);
-            }
-        }
+        take_out(&mut self.at, height, key);
         true
     }
 
@@ -109,19 +109,7 @@ impl Changed {
     /// again with the answer's height goes on where it stopped.
     pub(super) fn after(&self, height: u64, state: &State, app_hash: Digest) -> Changes {
         let clock = state.clock();
-        let mut page = Changes {
-            height: clock.height,
-            time: clock.time,
-            app_hash,
-            more: false,
-            nodes: Vec::new(),
-            jobs: Vec::new(),
-            tasks: Vec::new(),
-            rounds: Vec::new(),
-            models: Vec::new(),
-            objects: Vec::new(),
-            gone: Vec::new(),
-        };
+        let mut page = Changes::none_at(clock.height, clock.time, app_hash);
         let mut bytes = 0;
         let mut reached = height;
         let mut next = height.saturating_add(1);

@@ -41,12 +41,8 @@ impl Removed {
 
     /// A record is there again.
     pub(super) fn forget(&mut self, key: &Key) {
-        let Some(height) = self.of.remove(key) else { return };
-        if let Some(keys) = self.at.get_mut(&height) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.at.remove(&height);
-            }
+        if let Some(height) = self.of.remove(key) {
+            take_out(&mut self.at, height, key);
         }
     }
 
@@ -63,6 +59,16 @@ impl Removed {
     /// The first height from `from` on at which something was removed.
     pub(super) fn first_from(&self, from: u64) -> Option<u64> {
         self.at.range(from..).next().map(|(height, _)| *height)
+    }
+}
+
+/// Takes a key out of those of its height, and the height out if it was the last.
+pub(super) fn take_out(at: &mut BTreeMap<u64, BTreeSet<Key>>, height: u64, key: &Key) {
+    if let Some(keys) = at.get_mut(&height) {
+        keys.remove(key);
+        if keys.is_empty() {
+            at.remove(&height);
+        }
     }
 }
 

@@ -125,11 +125,14 @@ fn trim(state: &mut State, mut object: Object, copies: u32) -> Object {
 
 /// Forgets the holders that hold it no longer.
 fn prune(state: &State, object: &mut Object) {
-    object.holders.retain(|holder| is_live(state, holder));
+    object.holders.retain(|holder| holder.is_live(state.node(&holder.node)));
 }
 
-fn is_live(state: &State, holder: &Holder) -> bool {
-    state.node(&holder.node).is_some_and(|node| node.storage_epoch == holder.epoch)
+/// The object as it is now: without the holders that hold it no longer.
+fn present(state: &State, id: &ObjectId) -> Result<Object, Refusal> {
+    let mut object = state.known_object(id)?.clone();
+    prune(state, &mut object);
+    Ok(object)
 }
 
 /// A live holder's room is free again.
@@ -145,9 +148,8 @@ pub(super) fn hold(
     root: &ContentId,
 ) -> Result<Vec<u8>, Refusal> {
     let id = ObjectId::of(*owner, root);
-    let mut object = state.known_object(&id)?.clone();
+    let mut object = present(state, &id)?;
     ensure(object.until > state.clock().time, || Refusal::stale("this object is over; nobody holds it any more"))?;
-    prune(state, &mut object);
     check_holder(state, &context.creator, &object)?;
     let epoch = state.edit_node(&context.creator, |node| {
         node.storage_used += object.bytes;
@@ -189,8 +191,7 @@ pub(super) fn drop_held(
     root: &ContentId,
 ) -> Result<Vec<u8>, Refusal> {
     let id = ObjectId::of(*owner, root);
-    let mut object = state.known_object(&id)?.clone();
-    prune(state, &mut object);
+    let mut object = present(state, &id)?;
     let before = object.holders.len();
     object.holders.retain(|holder| holder.node != context.creator);
     ensure(object.holders.len() < before, || Refusal::not_found("this node does not hold it"))?;
@@ -218,10 +219,9 @@ pub(super) fn end_over(state: &mut State) {
 }
 
 fn end(state: &mut State, id: &ObjectId, kind: &str) {
-    let Some(object) = state.object(id).cloned() else { return };
+    let Ok(object) = present(state, id) else { return };
     state.remove(&Key::Object(*id));
-    let live: Vec<Holder> = object.holders.iter().filter(|holder| is_live(state, holder)).copied().collect();
-    live.iter().for_each(|holder| give_back(state, &holder.node, object.bytes));
+    object.holders.iter().for_each(|holder| give_back(state, &holder.node, object.bytes));
     state.emit(event(kind, &object.owner, &object.root));
 }
 

@@ -51,7 +51,7 @@ fn world() -> World {
 
 fn live(world: &World, name: &str) -> Vec<u8> {
     let object = world.object(OWNER, content(name)).unwrap();
-    let live: Vec<_> = object.live(|node| world.ledger.state.node(node).map(|node| node.storage_epoch)).collect();
+    let live: Vec<_> = object.live(|node| world.ledger.state.node(node)).collect();
     (1..=9).filter(|number| live.contains(&id(*number))).collect()
 }
 

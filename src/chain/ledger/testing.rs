@@ -437,8 +437,7 @@ pub(super) fn check_promises(ledger: &Ledger) {
                 assert!(open.len() <= powers.len());
             }
             Entry::Object(object) => {
-                let live: Vec<NodeKey> =
-                    object.live(|node| ledger.state.node(node).map(|node| node.storage_epoch)).collect();
+                let live: Vec<NodeKey> = object.live(|node| ledger.state.node(node)).collect();
                 assert!(live.len() <= usize::try_from(object.copies).unwrap(), "{object:?}");
                 assert!(!live.contains(&object.owner) && object.bytes > 0, "{object:?}");
                 let nodes: std::collections::BTreeSet<NodeKey> = live.iter().copied().collect();

@@ -14,6 +14,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
     chain::{
+        Key,
         authenticated::Tree,
         records::{Account, Changes, Job, Model, Node, Object, ObjectId, RoundRecord, Task, Updates},
     },
@@ -163,7 +164,7 @@ impl Replica {
             Some(Some(value)) => read::<Clock>(b"c", value)?.time,
             _ => Time::ZERO,
         };
-        let own = updates.get(&own_key(&self.own)).and_then(Option::as_ref);
+        let own = updates.get(&Key::Account(self.own).to_bytes()).and_then(Option::as_ref);
         let nonce = own.map(|value| read::<Account>(b"a", value)).transpose()?.map(|account| account.nonce);
         let parts = parts(updates, &Part { height, time, app_hash })?;
         if let Some(empty) = empty.take() {
@@ -197,10 +198,6 @@ impl Told {
     }
 }
 
-fn own_key(own: &NodeKey) -> Vec<u8> {
-    [&b"a"[..], &own.0].concat()
-}
-
 struct Part {
     height: u64,
     time: Time,
@@ -209,19 +206,7 @@ struct Part {
 
 impl Part {
     fn empty(&self) -> Changes {
-        Changes {
-            height: self.height,
-            time: self.time,
-            app_hash: self.app_hash,
-            more: false,
-            nodes: Vec::new(),
-            jobs: Vec::new(),
-            tasks: Vec::new(),
-            rounds: Vec::new(),
-            models: Vec::new(),
-            objects: Vec::new(),
-            gone: Vec::new(),
-        }
+        Changes::none_at(self.height, self.time, self.app_hash)
     }
 }
 

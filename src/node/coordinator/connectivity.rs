@@ -11,7 +11,7 @@ use std::{
 
 use libp2p::{Multiaddr, PeerId};
 
-use crate::types::{Digest, Time};
+use crate::types::{Digest, Time, doubled};
 
 /// The first pause after a failed dial.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -173,7 +173,7 @@ impl Connectivity {
 
 /// 0.5 s, 1 s, 2 s … 60 s, each longer by up to a quarter, which name and attempt decide.
 fn pause(name: &str, attempts: u32) -> Duration {
-    let base = FIRST_RETRY.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(LONGEST_RETRY);
+    let base = doubled(FIRST_RETRY, attempts.saturating_sub(1), LONGEST_RETRY);
     let spread = Digest::of_parts("atlas/redial/v1", &[&attempts.to_be_bytes(), name.as_bytes()]).0[0];
     base + base / 4 * u32::from(spread) / 255
 }

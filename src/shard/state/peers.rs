@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use libp2p::PeerId;
 
-use crate::types::Time;
+use crate::types::{Time, doubled};
 
 /// Requests in flight to a peer that nothing is known of, and as long as the line is no longer than that.
 const FIRST_WINDOW: u32 = 4;
@@ -187,7 +187,7 @@ impl Peers {
 
 /// The pause after a number of failures before this one.
 pub(super) fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(6)).min(MAX_PAUSE)
+    doubled(FIRST_PAUSE, failures, MAX_PAUSE)
 }
 
 #[cfg(test)]

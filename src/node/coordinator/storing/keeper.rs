@@ -17,7 +17,7 @@ use crate::{
         wire::Code,
     },
     node::coordinator::view::View,
-    types::{ContentId, NodeKey, NodeStatus, Time, rendezvous},
+    types::{ContentId, NodeKey, NodeStatus, Time, doubled, rendezvous},
 };
 
 /// From one look at the objects to the next: a repair begins a second after the ledger shows that one is needed.
@@ -356,7 +356,7 @@ impl Keeper {
 
     fn fail(&mut self, id: &ObjectId, now: Time) {
         let wait = self.waits.entry(*id).or_default();
-        let pause = FIRST_PAUSE.saturating_mul(1 << wait.failures.min(16)).min(LONGEST_PAUSE);
+        let pause = doubled(FIRST_PAUSE, wait.failures, LONGEST_PAUSE);
         wait.failures = wait.failures.saturating_add(1);
         wait.again = now + pause;
     }
@@ -384,7 +384,7 @@ pub(in crate::node::coordinator) fn is_unknown(code: u32) -> bool {
 
 /// Who holds an object now.
 pub(in crate::node::coordinator) fn holders(view: &View, object: &Object) -> BTreeSet<NodeKey> {
-    object.live(|node| view.nodes.get(node).map(|node| node.storage_epoch)).collect()
+    object.live(|node| view.nodes.get(node)).collect()
 }
 
 /// The object, unless it is over or unknown.
