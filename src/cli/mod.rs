@@ -30,6 +30,7 @@ mod testnet;
 mod wallet;
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -189,6 +190,16 @@ async fn dispatch(command: Command, mut context: Context) -> Result<(), Error> {
         Command::Script(script) => script.run(context).await,
         Command::Completions(_) => Ok(()),
     }
+}
+
+/// The bytes of a file that a person named; longer than `most` it is no such thing as `what`.
+fn read_at_most(file: &Path, most: u64, what: &str) -> Result<Vec<u8>, Error> {
+    let failed = |source| Error::File { path: file.to_owned(), source };
+    let length = fs::metadata(file).map_err(failed)?.len();
+    if length > most {
+        return Err(Error::Input(format!("{} has {length} bytes; {what} has at most {most}", file.display())));
+    }
+    fs::read(file).map_err(failed)
 }
 
 fn data_dir(given: Option<PathBuf>) -> Result<PathBuf, Error> {

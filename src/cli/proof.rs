@@ -1,10 +1,10 @@
 //! `proof`: fetches what the node can show of a round, and checks it without the node.
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use super::{Context, Error, output::table};
+use super::{Context, Error, output::table, read_at_most};
 use crate::{
     proof::evidence::{self, Check, MAX_EVIDENCE_BYTES, Report, Verdict},
     types::TaskId,
@@ -35,26 +35,15 @@ impl Proof {
                 Ok(context.output.json_line(&evidence)?)
             }
             Self::Verify { file } => {
-                let report = evidence::verify_file(&read(&file)?).map_err(|error| {
-                    Error::Input(format!("{}: {error}; `proof get` prints what this reads", file.display()))
-                })?;
+                let report = evidence::verify_file(&read_at_most(&file, MAX_EVIDENCE_BYTES as u64, "evidence")?)
+                    .map_err(|error| {
+                        Error::Input(format!("{}: {error}; `proof get` prints what this reads", file.display()))
+                    })?;
                 context.output.value(&report, render)?;
                 report.holds().then_some(()).ok_or_else(|| Error::Failed("the proof does not hold".to_owned()))
             }
         }
     }
-}
-
-fn read(file: &PathBuf) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::File { path: file.clone(), source };
-    let length = fs::metadata(file).map_err(failed)?.len();
-    if length > MAX_EVIDENCE_BYTES as u64 {
-        return Err(Error::Input(format!(
-            "{} has {length} bytes; evidence has at most {MAX_EVIDENCE_BYTES}",
-            file.display()
-        )));
-    }
-    fs::read(file).map_err(failed)
 }
 
 fn render(report: &Report) -> String {

@@ -54,8 +54,7 @@ pub(super) async fn terms(ledgers: &Ledgers, ledger: &str, node: &NodeKey) -> Re
         record::<Stake>(ledgers, ledger, &key),
     )
     .map_err(|error| words(&error))?;
-    let changed = rules.map(|rules| rules.economy);
-    let economy = changed.or_else(|| genesis.and_then(|genesis| genesis.economy));
+    let economy = Rules::in_force(rules, genesis.as_ref()).map(|rules| rules.economy);
     Ok(Terms {
         economy: economy.is_some(),
         min_stake: economy.map_or(0, |economy| economy.min_stake),

@@ -22,7 +22,7 @@ pub(super) async fn parameters(ledgers: &Ledgers, ledger: &str) -> Result<Reply,
         record::<Validators>(ledgers, ledger, &validators),
     )?;
     let version = rules.as_ref().map_or(1, |rules| rules.version);
-    let in_force = rules.or_else(|| genesis.as_ref().and_then(Rules::of)).ok_or_else(|| {
+    let in_force = Rules::in_force(rules, genesis.as_ref()).ok_or_else(|| {
         let words = format!("ledger `{ledger}` has no economy: its numbers stand in its genesis for good");
         Error::new(ErrorCode::Conflict, words)
             .with_hint("a chain of `ledger init --economy FILE` has validators who vote")

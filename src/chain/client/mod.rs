@@ -71,6 +71,13 @@ pub struct Config {
     pub trust: Option<Trust>,
 }
 
+impl Config {
+    /// The ways beside the one that is `used`.
+    fn others(&self, used: &str) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.iter().filter(move |endpoint| endpoint.name() != used)
+    }
+}
+
 /// How a chain of validators is verified.
 #[derive(Clone, Debug)]
 pub struct Trust {

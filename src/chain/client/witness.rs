@@ -52,7 +52,7 @@ impl Witness {
             return;
         }
         self.next_at = clock::now() + self.pause;
-        let others: Vec<&Endpoint> = config.endpoints.iter().filter(|endpoint| endpoint.name() != used).collect();
+        let others: Vec<&Endpoint> = config.others(used).collect();
         let Some(other) = others.get(self.turn % others.len().max(1)).copied() else { return };
         self.turn = self.turn.wrapping_add(1);
         let (endpoint, config, known) = (other.clone(), config.clone(), known.cloned());

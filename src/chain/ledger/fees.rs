@@ -29,17 +29,22 @@ enum Price {
 
 /// Refuses a transaction whose creator could not pay for it now.
 pub(super) fn check(state: &State, creator: &NodeKey, message: &Message) -> Result<(), Refusal> {
-    let Price::Fee(fee) = price(state, creator, message) else { return Ok(()) };
+    check_funds(state, creator, &price(state, creator, message))
+}
+
+fn check_funds(state: &State, creator: &NodeKey, price: &Price) -> Result<(), Refusal> {
+    let Price::Fee(fee) = price else { return Ok(()) };
     let balance = state.account(creator).map_or(0, |account| account.balance);
-    ensure(balance >= fee, || {
+    ensure(balance >= *fee, || {
         Refusal::funds(format!("a transaction costs {fee}, the balance is {balance}; put money into the account first"))
     })
 }
 
 /// Takes what a transaction costs, whatever becomes of its message.
 pub(super) fn charge(state: &mut State, creator: &NodeKey, message: &Message) -> Result<(), Refusal> {
-    check(state, creator, message)?;
-    match price(state, creator, message) {
+    let price = price(state, creator, message);
+    check_funds(state, creator, &price)?;
+    match price {
         Price::Nothing => Ok(()),
         Price::Allowance(allowance) => {
             state.put_allowance(creator, allowance);

@@ -42,6 +42,11 @@ impl Rules {
         Some(Self { version: STATE_VERSION, since: 1, parameters: genesis.parameters, economy })
     }
 
+    /// Those in force: the `changed` ones, or those of the genesis.
+    pub fn in_force(changed: Option<Self>, genesis: Option<&Genesis>) -> Option<Self> {
+        changed.or_else(|| Self::of(genesis?))
+    }
+
     /// The numbers that validators may change, by name.
     pub fn values(&self) -> BTreeMap<&'static str, u64> {
         NUMBERS.iter().map(|number| (number.name, (number.get)(self))).collect()
@@ -62,8 +67,7 @@ impl Rules {
 
 /// What is in force; a refusal if nothing can change.
 pub(super) fn in_force(state: &State) -> Result<Rules, Refusal> {
-    let own = state.rules().copied();
-    own.or_else(|| Rules::of(state.genesis())).ok_or_else(|| {
+    Rules::in_force(state.rules().copied(), Some(state.genesis())).ok_or_else(|| {
         Refusal::conflict("this ledger has no economy: its numbers stand in its genesis for good, and nobody votes")
     })
 }

@@ -1,6 +1,9 @@
 //! `ledger parameters`, `vote` and `send-votes`: the numbers that a ledger runs by, and how its validators change them.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 
@@ -10,6 +13,7 @@ use crate::{
     cli::{
         Context, Error,
         output::{fields, short, table},
+        read_at_most,
     },
     types::{ParameterChange, ParameterVote, Signed},
 };
@@ -103,18 +107,13 @@ pub(super) struct SendVotes {
 
 impl SendVotes {
     pub(super) async fn run(self, context: &Context) -> Result<(), Error> {
-        let votes = self.files.iter().map(read).collect::<Result<_, _>>()?;
+        let votes = self.files.iter().map(|file| read(file)).collect::<Result<_, _>>()?;
         send(context, votes).await
     }
 }
 
-fn read(file: &PathBuf) -> Result<Signed, Error> {
-    let failed = |source| Error::File { path: file.clone(), source };
-    let length = fs::metadata(file).map_err(failed)?.len();
-    if length > MAX_VOTE_FILE {
-        return Err(Error::Input(format!("{} has {length} bytes; a vote has at most {MAX_VOTE_FILE}", file.display())));
-    }
-    let bytes = fs::read(file).map_err(failed)?;
+fn read(file: &Path) -> Result<Signed, Error> {
+    let bytes = read_at_most(file, MAX_VOTE_FILE, "a vote")?;
     let no_vote = |error| format!("{}: {error}; `ledger vote --print` prints what this reads", file.display());
     serde_json::from_slice(&bytes).map_err(|error| Error::Input(no_vote(error)))
 }
@@ -126,6 +125,8 @@ async fn send(context: &Context, votes: Vec<Signed>) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::types::{Digest, NodeKey};
 

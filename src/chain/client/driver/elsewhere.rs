@@ -93,8 +93,7 @@ impl Elsewhere {
 
     /// The endpoints that are not in use; the first is another one each time.
     fn others(&mut self, config: &Config, used: &str) -> Vec<Endpoint> {
-        let mut others: Vec<Endpoint> =
-            config.endpoints.iter().filter(|endpoint| endpoint.name() != used).cloned().collect();
+        let mut others: Vec<Endpoint> = config.others(used).cloned().collect();
         if !others.is_empty() {
             let first = self.turn % others.len();
             others.rotate_left(first);
