@@ -10,6 +10,7 @@ pub mod gate;
 pub mod mesh;
 mod muxer;
 pub mod quic;
+pub mod spare;
 
 use std::{io, time::Duration};
 
@@ -25,7 +26,7 @@ use libp2p::{
 
 pub use libp2p::swarm::SwarmEvent;
 
-use self::{closing::Closing, gate::Gate, mesh::Mesh};
+use self::{closing::Closing, gate::Gate, mesh::Mesh, spare::Spare};
 use crate::{
     chain::rpc as ledger_rpc,
     conduct::{self, Offence, Reporter},
@@ -96,6 +97,8 @@ pub struct Behaviour {
     allowed: Toggle<block_list::Behaviour<block_list::AllowedPeers>>,
     gate: Gate,
     memory: memory_connection_limits::Behaviour,
+    /// Closes what is dialled beside a connection that is there.
+    pub(crate) spare: Spare,
     /// Keeps connections proven alive and measures their round trip.
     ping: ping::Behaviour,
     /// Tells peers who we are and learns who they are.
@@ -226,6 +229,7 @@ fn behaviour(
         allowed: allowed(&config.allow).into(),
         gate: Gate::new(config.max_connections, config.reporter.clone()),
         memory: memory_connection_limits::Behaviour::with_max_bytes(config.max_memory),
+        spare: Spare::new(peer),
         ping: ping::Behaviour::default(),
         identify: Metered::new(
             identify::Behaviour::new(identify),

@@ -376,6 +376,7 @@ impl EventLoop {
                 }
             }
             BehaviourEvent::Kademlia(event) => self.on_kademlia(event),
+            BehaviourEvent::AutonatServer(event) => self.parts.swarm.behaviour_mut().spare.done_with(&event.client),
             BehaviourEvent::Executor(executor::Event::Edge(request)) => self.parts.supervisor.perform(request),
             BehaviourEvent::Executor(event) => self.input(Input::Executor(event)),
             BehaviourEvent::Inference(executor::inference::Event::Edge(request)) => self.parts.workers.perform(request),

@@ -229,7 +229,7 @@ fn send_error(error: OutboundFailure) -> SendError {
         OutboundFailure::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => {
             SendError::Invalid(error.to_string())
         }
-        OutboundFailure::Io(_) => SendError::Closed,
+        OutboundFailure::Io(_) => SendError::Reset,
     }
 }
 

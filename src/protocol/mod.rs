@@ -94,6 +94,9 @@ pub enum SendError {
     /// The connection closed before the answer came.
     #[error("the connection closed before the answer")]
     Closed,
+    /// The connection stands, but the peer ended the stream before the answer came.
+    #[error("the peer ended the stream before the answer")]
+    Reset,
     /// No answer within the protocol's time limit.
     #[error("no answer in time")]
     Timeout,

@@ -170,6 +170,10 @@ impl State {
                 None => self.on_nonsense(peer, id, root, cids, now),
             },
             Err(SendError::Invalid(_)) => self.on_nonsense(peer, id, root, cids, now),
+            Err(SendError::Closed) => {
+                self.peers.unanswered(&peer, asked, now);
+                self.came_empty(id, root, cids);
+            }
             Err(error) => {
                 self.peers.failed(&peer, now);
                 self.came_empty(id, root, cids);
