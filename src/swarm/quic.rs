@@ -6,6 +6,9 @@
 
 mod congestion;
 mod connection;
+mod cubic;
+#[cfg(test)]
+mod line;
 mod listener;
 
 use std::{
@@ -117,7 +120,7 @@ impl Setup {
 fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
     transport
-        .congestion_controller_factory(Arc::new(congestion::Config::default()))
+        .congestion_controller_factory(Arc::new(congestion::Config))
         .max_concurrent_uni_streams(0_u32.into())
         .max_concurrent_bidi_streams(MAX_STREAMS.into())
         .datagram_receive_buffer_size(None)

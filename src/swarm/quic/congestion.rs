@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, Cubic, CubicConfig};
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
+
+use super::cubic::Cubic;
 
 /// Acknowledgements of which the least round trip is taken for the present one: one that a host sent late says nothing (RFC
 /// 9406 takes as many).
@@ -23,6 +25,9 @@ const SLACK: Duration = Duration::from_millis(4);
 /// The first growth of a window ends when round trips are longer by an eighth, within these bounds (RFC 9406, HyStart++).
 const START_GROWN: u32 = 8;
 const START_SLACK: [Duration; 2] = [Duration::from_millis(4), Duration::from_millis(16)];
+/// So many round trips in a row have to be longer by that: one that a host made longer is soon followed by a short one, and the
+/// growth goes on (RFC 9406 takes five).
+const SURE: u64 = 3;
 /// The share of packets that a line may lose by itself. When more are lost than chance makes of it, four standard deviations
 /// and one packet more, losses count whatever the round trips say: the queue is too short to be seen in them.
 const LOSSY: f64 = 0.02;
@@ -41,6 +46,8 @@ struct Judge {
     next: usize,
     /// Packets sent before this belong to the last round trip.
     round_began: Option<Instant>,
+    /// Round trips so far.
+    round: u64,
     /// Bytes of this round trip and of the last: acknowledged, lost.
     rounds: [[u64; 2]; 2],
 }
@@ -51,6 +58,7 @@ impl Judge {
         self.newest = self.newest.max(Some(sent));
         if self.round_began.is_none_or(|began| sent >= began) {
             self.round_began = Some(now);
+            self.round += 1;
             self.rounds = [[0, 0], self.rounds[0]];
         }
         self.rounds[0][0] += bytes;
@@ -90,62 +98,80 @@ impl Judge {
 
 /// Makes the controller of each connection.
 #[derive(Debug)]
-pub(super) struct Config(Arc<CubicConfig>);
-
-impl Default for Config {
-    fn default() -> Self {
-        let mut cubic = CubicConfig::default();
-        cubic.initial_window(INITIAL_WINDOW);
-        Self(Arc::new(cubic))
-    }
-}
+pub(super) struct Config;
 
 impl ControllerFactory for Config {
-    fn build(self: Arc<Self>, now: Instant, packet: u16) -> Box<dyn Controller> {
-        let cubic = Cubic::new(Arc::clone(&self.0), now, packet);
-        Box::new(Discerning { cubic, judge: Judge::default(), packet: packet.into() })
+    fn build(self: Arc<Self>, _: Instant, packet: u16) -> Box<dyn Controller> {
+        Box::new(Discerning::new(packet))
     }
 }
 
 /// Cubic, told only of losses that count.
 #[derive(Clone, Debug)]
-struct Discerning {
-    cubic: Cubic,
+pub(super) struct Discerning {
+    pub(super) cubic: Cubic,
     judge: Judge,
+    /// Since which round trip the first growth has stood still before a queue.
+    full_since: Option<u64>,
     /// Bytes of the longest packet.
     packet: u64,
 }
 
 impl Discerning {
-    fn in_first_growth(&self) -> bool {
-        self.cubic.metrics().ssthresh == Some(u64::MAX)
+    pub(super) fn new(packet: u16) -> Self {
+        let cubic = Cubic::new(INITIAL_WINDOW, packet);
+        Self { cubic, judge: Judge::default(), full_since: None, packet: packet.into() }
+    }
+
+    pub(super) fn acknowledged(&mut self, now: Instant, sent: Instant, bytes: u64, trip: Duration, idle: bool) {
+        self.judge.acknowledged(now, sent, bytes);
+        if self.full_since.is_none() {
+            self.cubic.acknowledged(now, sent, bytes, trip, idle);
+        }
+    }
+
+    pub(super) fn read(&mut self, now: Instant) {
+        self.judge.read(now);
+        if !self.cubic.in_first_growth() {
+            return;
+        }
+        let round = self.judge.round;
+        match self.full_since {
+            None if self.judge.start_is_over() => self.full_since = Some(round),
+            Some(_) if !self.judge.start_is_over() => self.full_since = None,
+            Some(since) if round >= since + SURE => {
+                self.cubic.end_first_growth(now);
+                self.full_since = None;
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn lost(&mut self, now: Instant, sent: Instant, silent: bool, bytes: u64) {
+        // A router's mark comes without a loss.
+        if bytes == 0 || self.judge.counts(bytes, self.packet) || silent {
+            self.cubic.cut(now, sent, silent);
+            self.full_since = None;
+        }
     }
 }
 
 impl Controller for Discerning {
     fn on_ack(&mut self, now: Instant, sent: Instant, bytes: u64, app_limited: bool, rtt: &quinn_proto::RttEstimator) {
-        self.judge.acknowledged(now, sent, bytes);
-        self.cubic.on_ack(now, sent, bytes, app_limited, rtt);
+        self.acknowledged(now, sent, bytes, rtt.get(), app_limited);
     }
 
-    fn on_end_acks(&mut self, now: Instant, in_flight: u64, app_limited: bool, largest: Option<u64>) {
-        self.judge.read(now);
-        self.cubic.on_end_acks(now, in_flight, app_limited, largest);
-        if self.in_first_growth() && self.judge.start_is_over() {
-            self.cubic.on_congestion_event(now, now, false, 0);
-        }
+    fn on_end_acks(&mut self, now: Instant, _: u64, _: bool, _: Option<u64>) {
+        self.read(now);
     }
 
     fn on_congestion_event(&mut self, now: Instant, sent: Instant, persistent: bool, lost: u64) {
-        // A router's mark comes without a loss.
-        if lost == 0 || self.judge.counts(lost, self.packet) || persistent {
-            self.cubic.on_congestion_event(now, sent, persistent, lost);
-        }
+        self.lost(now, sent, persistent, lost);
     }
 
     fn on_mtu_update(&mut self, packet: u16) {
         self.packet = packet.into();
-        self.cubic.on_mtu_update(packet);
+        self.cubic.set_packet(packet);
     }
 
     fn window(&self) -> u64 {
@@ -153,7 +179,10 @@ impl Controller for Discerning {
     }
 
     fn metrics(&self) -> ControllerMetrics {
-        self.cubic.metrics()
+        let mut metrics = ControllerMetrics::default();
+        metrics.congestion_window = self.cubic.window();
+        metrics.ssthresh = Some(self.cubic.threshold());
+        metrics
     }
 
     fn clone_box(&self) -> Box<dyn Controller> {
@@ -161,7 +190,7 @@ impl Controller for Discerning {
     }
 
     fn initial_window(&self) -> u64 {
-        self.cubic.initial_window()
+        INITIAL_WINDOW
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
@@ -275,7 +304,7 @@ mod tests {
         let now = crate::clock::instant_at(crate::clock::now());
         let packet = u16::try_from(PACKET).unwrap();
         let window = |act: &dyn Fn(&mut dyn Controller)| {
-            let mut controller = Arc::new(Config::default()).build(now, packet);
+            let mut controller = Arc::new(Config).build(now, packet);
             act(&mut *controller);
             controller.window()
         };
