@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// Bytes of blocks that answers hold at most, from being read until the network took them. Further requests wait.
-const MAX_SERVING_BYTES: usize = 24 * 1024 * 1024;
+const MAX_SERVING_BYTES: usize = 48 * 1024 * 1024;
 /// Of these, for one peer: one that reads slowly must not keep others waiting.
-const MAX_SERVING_BYTES_PEER: usize = 12 * 1024 * 1024;
+const MAX_SERVING_BYTES_PEER: usize = 24 * 1024 * 1024;
 /// Requests that wait at most, of all peers; a further one is refused as busy.
 const MAX_WAITING: usize = 1024;
 
@@ -162,7 +162,7 @@ mod tests {
         assert!(serves.push(modest, ResponseToken(200), cids, 0));
         assert_eq!(serves.next_turn(NOW).unwrap().token, ResponseToken(200));
         serves.finished(turns[0]);
-        assert_eq!(serves.next_turn(NOW).unwrap().token, ResponseToken(6));
+        assert_eq!(serves.next_turn(NOW).unwrap().token, ResponseToken(turns.len() as u64));
     }
 
     #[test]
