@@ -56,7 +56,7 @@ mod transaction;
 mod verdicts;
 
 pub use super::{
-    authenticated::{Named, Proof},
+    authenticated::{Effort, Named, Proof},
     key::Key,
 };
 pub use economy::Economy;
@@ -242,6 +242,12 @@ impl Ledger {
     }
 
     /// Root of the authenticated map of all records. It changes with every block, because the clock is a record.
+    /// What the changes of the authenticated map took so far. No part of the state: another ledger of the same height may have
+    /// begun from a snapshot.
+    pub fn effort(&self) -> Effort {
+        self.tree.effort()
+    }
+
     pub fn app_hash(&self) -> Digest {
         self.tree.root()
     }
