@@ -20,7 +20,7 @@ use tendermint_proto::v0_38::abci::{
 };
 
 use super::{
-    Config, Error,
+    Config, Error, ahead,
     state::{Refusal, State},
     store::Store,
     sync::{self, Restoring, Step},
@@ -127,6 +127,7 @@ impl Application {
         };
         ResponseProcessProposal { status: status.into() }
     }
+        self.verify_ahead(&request.txs);
 
     fn finalize(&self, request: RequestFinalizeBlock) -> response::Value {
         for misbehavior in &request.misbehavior {
@@ -138,7 +139,17 @@ impl Application {
             Err(refusal) => refused(&refusal),
         }
     }
+    /// Nobody waits for it but who asked: others go on reading.
+    fn verify_ahead(&self, transactions: &[Bytes]) {
+        self.read(|state| {
+            if let Some(ledger) = state.ledger() {
+                ahead::verify(ledger, transactions);
+            }
+        });
+    }
 
+
+        self.verify_ahead(&request.txs);
     fn commit(&self) -> response::Value {
         let height = match self.change(State::commit) {
             Ok(height) => height,

@@ -20,15 +20,11 @@ use super::{
 use crate::{
     chain::{
         embedded::{APP_VERSION, finalize_block},
-        ledger::Ledger,
+        ledger::{Ledger, TransactionResult},
         wire::Code,
     },
     types::Digest,
 };
-
-/// A transaction may be this far ahead of its creator's next in the mempool: what is further can't be in one of the next
-/// blocks, and only fills it. A client has at most 32 in flight.
-const MAX_AHEAD: u64 = 1_000;
 
 /// A request that can't be answered. CometBFT stops, and says this.
 #[derive(Debug, thiserror::Error)]
@@ -105,25 +101,14 @@ impl State {
         Ok(ResponseInitChain { app_hash, ..ResponseInitChain::default() })
     }
 
-    /// Whether a transaction may wait for a block. Size, form, signature and chain id come first, without a look at any
-    /// account.
+    /// Whether a transaction may wait for a block.
     pub(super) fn check(&self, transaction: &[u8]) -> ResponseCheckTx {
         let Some(ledger) = &self.ledger else {
-            return refused(Code::Conflict, "the chain has not begun".to_owned());
+            let log = "the chain has not begun".to_owned();
+            return ResponseCheckTx { code: Code::Conflict as u32, log, ..ResponseCheckTx::default() };
         };
-        let claim = match ledger.claim(transaction) {
-            Ok(claim) => claim,
-            Err(result) => return ResponseCheckTx { code: result.code, log: result.log, ..ResponseCheckTx::default() },
-        };
-        let expected = ledger.next_nonce(&claim.creator);
-        if claim.nonce < expected {
-            return refused(Code::Nonce, format!("nonce {} is not the next; expected {expected}", claim.nonce));
-        }
-        if claim.nonce - expected > MAX_AHEAD {
-            let words = format!("nonce {} is more than {MAX_AHEAD} ahead; expected {expected}", claim.nonce);
-            return refused(Code::Nonce, words);
-        }
-        ResponseCheckTx::default()
+        let TransactionResult { code, log, .. } = ledger.check(transaction);
+        ResponseCheckTx { code, log, ..ResponseCheckTx::default() }
     }
 
     /// The next block of those that wait.
@@ -171,14 +156,10 @@ impl State {
     }
 }
 
-fn refused(code: Code, log: String) -> ResponseCheckTx {
-    ResponseCheckTx { code: code as u32, log, ..ResponseCheckTx::default() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{block, init_chain, transaction},
+        super::testing::{block, genesis, init_chain, transaction},
         *,
     };
 
@@ -186,6 +167,7 @@ mod tests {
         let mut state = State::default();
         state.init_chain(&init_chain()).unwrap();
         state
+    use crate::chain::ledger::{Economy, Genesis};
     }
 
     fn advance(state: &mut State, transactions: Vec<Bytes>) -> ResponseFinalizeBlock {
@@ -266,6 +248,17 @@ mod tests {
         let (mut one, mut other) = (begun(), begun());
         for nonce in 0..5 {
             let waiting = vec![transaction(1, nonce), transaction(2, nonce), Bytes::from_static(b"x")];
+    #[test]
+    fn the_mempool_takes_only_what_its_creator_can_pay_for() {
+        let economy = Some(Economy { transaction_fee: 500, ..Economy::default() });
+        let mut state = State::at(Ledger::new(Genesis { economy, ..genesis() }).unwrap());
+        // Person 1 has 500, person 2 nothing.
+        let code = |state: &State, who, nonce| state.check(&transaction(who, nonce)).code;
+        assert_eq!((code(&state, 1, 0), code(&state, 2, 0)), (0, Code::Funds as u32));
+        advance(&mut state, vec![transaction(1, 0)]);
+        assert_eq!(code(&state, 1, 1), Code::Funds as u32);
+    }
+
             let block = one.prepare(waiting, 100_000);
             assert_eq!(block.len(), 2);
             other.process(&block).unwrap();

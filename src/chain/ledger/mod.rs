@@ -241,13 +241,13 @@ impl Ledger {
         self.state.clock().time
     }
 
-    /// Root of the authenticated map of all records. It changes with every block, because the clock is a record.
     /// What the changes of the authenticated map took so far. No part of the state: another ledger of the same height may have
     /// begun from a snapshot.
     pub fn effort(&self) -> Effort {
         self.tree.effort()
     }
 
+    /// Root of the authenticated map of all records. It changes with every block, because the clock is a record.
     pub fn app_hash(&self) -> Digest {
         self.tree.root()
     }
@@ -257,7 +257,8 @@ impl Ledger {
         &self.state.genesis().chain_id
     }
 
-    /// Whether a transaction may wait for a block: its size, signature, chain id, and a nonce that is not used yet.
+    /// Whether a transaction may wait for a block: its size, chain id, and signatures, a nonce that is not used yet and not too far
+    /// ahead, and that its creator can pay for it.
     pub fn check(&self, transaction: &[u8]) -> TransactionResult {
         transaction::check(&self.state, &self.verified, transaction)
     }
@@ -268,6 +269,12 @@ impl Ledger {
     }
 
     /// The nonce that the account's next transaction must have.
+    /// Whether the signatures in a transaction were found right before, so that they need not be verified again. One that is not
+    /// right never is.
+    pub fn is_verified(&self, transaction: &[u8]) -> bool {
+        self.verified.vouch(&Digest::of(transaction)).is_some()
+    }
+
     pub fn next_nonce(&self, account: &NodeKey) -> u64 {
         transaction::next_nonce(&self.state, account)
     }
