@@ -31,7 +31,7 @@ pub fn verify<T: AsRef<[u8]> + Sync>(ledger: &Ledger, transactions: &[T]) {
     thread::scope(|scope| {
         for _ in 1..cores.min(MAX_THREADS).min(unknown.len()) {
             // A thread that can't be had leaves more to the others.
-            let _ = thread::Builder::new().spawn_scoped(scope, &work);
+            let _ = thread::Builder::new().spawn_scoped(scope, work);
         }
         work();
     });

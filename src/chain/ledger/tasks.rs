@@ -19,7 +19,7 @@ use super::{
 use crate::{
     chain::records::Task,
     codec,
-    types::{CheckpointRef, Digest, Generation, NodeKey, NodeStatus, Resources, TaskId, TaskStatus, Time},
+    types::{CheckpointRef, Digest, Generation, NodeKey, NodeStatus, TaskId, TaskStatus, Time},
 };
 
 /// `lease_tx` of a task that nobody holds.
@@ -94,9 +94,10 @@ fn check_failures(state: &State, id: &TaskId, taker: &NodeKey) -> Result<(), Ref
 }
 
 fn check_capacity(state: &State, id: &TaskId, taker: &NodeKey) -> Result<(), Refusal> {
-    let needs = |task: &TaskId| state.job(&task.job).map(|job| job.spec.resources).unwrap_or_default();
-    let booked = state.index().held_by(taker).fold(Resources::default(), |sum, task| sum.plus(&needs(&task)));
-    let lacking = state.known_node(taker)?.resources.lacks(&booked.plus(&needs(id)));
+    let needs = |task: TaskId| state.job(&task.job).map(|job| job.spec.resources).unwrap_or_default();
+    // As many as fit into what the node registered.
+    let wanted = state.index().held_by(taker).chain([*id]).map(needs);
+    let lacking = state.known_node(taker)?.resources.lacks_for(wanted);
     ensure(lacking.is_none(), || {
         Refusal::conflict(format!("the node has registered too little {} for it", lacking.unwrap_or_default()))
     })
