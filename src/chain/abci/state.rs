@@ -78,6 +78,11 @@ impl State {
         self.ledger.as_ref()
     }
 
+    /// The same, for a snapshot that is written while it changes.
+    pub(super) fn ledger_mut(&mut self) -> Option<&mut Ledger> {
+        self.ledger.as_mut()
+    }
+
     /// Where CometBFT goes on: the last committed height.
     pub(super) fn info(&self) -> ResponseInfo {
         let app_hash = self.committed.app_hash.filter(|_| self.committed.height > 0);
@@ -162,12 +167,12 @@ mod tests {
         super::testing::{block, genesis, init_chain, transaction},
         *,
     };
+    use crate::chain::ledger::{Economy, Genesis};
 
     fn begun() -> State {
         let mut state = State::default();
         state.init_chain(&init_chain()).unwrap();
         state
-    use crate::chain::ledger::{Economy, Genesis};
     }
 
     fn advance(state: &mut State, transactions: Vec<Bytes>) -> ResponseFinalizeBlock {
@@ -244,11 +249,6 @@ mod tests {
     }
 
     #[test]
-    fn equal_blocks_give_equal_app_hashes_on_two_validators() {
-        let (mut one, mut other) = (begun(), begun());
-        for nonce in 0..5 {
-            let waiting = vec![transaction(1, nonce), transaction(2, nonce), Bytes::from_static(b"x")];
-    #[test]
     fn the_mempool_takes_only_what_its_creator_can_pay_for() {
         let economy = Some(Economy { transaction_fee: 500, ..Economy::default() });
         let mut state = State::at(Ledger::new(Genesis { economy, ..genesis() }).unwrap());
@@ -259,6 +259,11 @@ mod tests {
         assert_eq!(code(&state, 1, 1), Code::Funds as u32);
     }
 
+    #[test]
+    fn equal_blocks_give_equal_app_hashes_on_two_validators() {
+        let (mut one, mut other) = (begun(), begun());
+        for nonce in 0..5 {
+            let waiting = vec![transaction(1, nonce), transaction(2, nonce), Bytes::from_static(b"x")];
             let block = one.prepare(waiting, 100_000);
             assert_eq!(block.len(), 2);
             other.process(&block).unwrap();

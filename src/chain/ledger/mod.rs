@@ -27,6 +27,7 @@ mod economy;
 mod economy_tests;
 mod entries;
 mod fees;
+mod frozen;
 mod genesis;
 mod governance;
 mod index;
@@ -63,7 +64,7 @@ pub use economy::Economy;
 pub use entries::{Clock, Inference, NodeClock, Payout, TaskClock};
 pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters, USUAL_MAX_OBJECTS};
 pub use rules::Rules;
-pub use snapshot::MAX_SNAPSHOT;
+pub use snapshot::{Beginning, MAX_SNAPSHOT, Part};
 pub use transaction::Claim;
 
 use std::{collections::BTreeMap, fmt};
@@ -76,7 +77,7 @@ use crate::{
     types::{Digest, NodeKey, Time, Verified},
 };
 use changes::Changed;
-use state::State;
+use state::{Place, State};
 
 /// What became of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -268,13 +269,13 @@ impl Ledger {
         transaction::claim(&self.state, &self.verified, transaction).map_err(TransactionResult::from)
     }
 
-    /// The nonce that the account's next transaction must have.
     /// Whether the signatures in a transaction were found right before, so that they need not be verified again. One that is not
     /// right never is.
     pub fn is_verified(&self, transaction: &[u8]) -> bool {
         self.verified.vouch(&Digest::of(transaction)).is_some()
     }
 
+    /// The nonce that the account's next transaction must have.
     pub fn next_nonce(&self, account: &NodeKey) -> u64 {
         transaction::next_nonce(&self.state, account)
     }
@@ -301,6 +302,24 @@ impl Ledger {
         snapshot::write(self)
     }
 
+    /// Records there are.
+    pub fn records(&self) -> usize {
+        self.state.records().len()
+    }
+
+    /// Begins the snapshot of this height, of which [`Ledger::snapshot_part`] gives the parts while later blocks are applied. There
+    /// is one at a time: an earlier one that is not whole ends here.
+    pub fn begin_snapshot(&mut self) -> Beginning {
+        self.state.freeze();
+        snapshot::begin(self)
+    }
+
+    /// The next part of a snapshot, of at most so many records. All parts behind each other, from the beginning on, are the bytes of
+    /// [`Ledger::snapshot`] as it was then.
+    pub fn snapshot_part(&mut self, beginning: &Beginning, records: usize) -> Part {
+        snapshot::part(self, beginning, records)
+    }
+
     /// The ledger that gave this snapshot. Its app hash is computed anew and compared.
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
         snapshot::read(bytes)
@@ -315,13 +334,17 @@ impl Ledger {
     fn commit(&mut self) {
         let height = self.height();
         let mut writes = Vec::new();
-        for key in self.state.take_changed() {
+        for (key, before) in self.state.take_changed() {
             let value = self.state.get(&key).map(entries::Entry::to_bytes);
-            match &value {
-                Some(value) => self.changed.set(key.clone(), height, value.len()),
+            let before = before.map(|place| place.height);
+            match (&value, before) {
+                (Some(value), _) => {
+                    self.changed.set(key.clone(), before, height);
+                    self.state.set_place(&key, Place { height, size: value.len() });
+                }
+                (None, Some(before)) => self.changed.remove(key.clone(), before, height),
                 // Made and removed within the block.
-                None if !self.changed.contains(&key) => continue,
-                None => self.changed.remove(&key, height),
+                (None, None) => continue,
             }
             writes.push((key, value));
         }
