@@ -9,7 +9,7 @@
 //! wrote; `block` adds what time alone brings about; `money` is what all that moves any stands on; `fees` says what a
 //! transaction costs, `reputation` what a node's past says of it, `rules` which numbers validators may change, `tally`
 //! counts their votes. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
-//! `snapshot` keeps them.
+//! `snapshot` keeps them, and `frozen` what they were while a snapshot is written beside later blocks.
 //!
 //! What holds after every block:
 //! - balances, escrow, stakes and waiting payouts add up to the supply, which only the faucet raises and only what is
