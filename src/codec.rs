@@ -42,6 +42,19 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     serde_cbor::to_vec(value).expect("wire types serialize into memory without error")
 }
 
+/// What stands before the `count` elements of a list, for a list that is written an element at a time (RFC 8949, 3.).
+pub fn list_head(count: usize) -> Vec<u8> {
+    let count = count as u64;
+    let [.., b3, b2, b1, b0] = count.to_be_bytes();
+    match count {
+        0..24 => vec![0x80 | b0],
+        24..0x100 => vec![0x98, b0],
+        0x100..0x1_0000 => vec![0x99, b1, b0],
+        0x1_0000..0x1_0000_0000 => vec![0x9a, b3, b2, b1, b0],
+        _ => [&[0x9b][..], &count.to_be_bytes()].concat(),
+    }
+}
+
 /// Decodes exactly one value from all of `bytes`; trailing bytes are an error.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, Error> {
     if bytes.len() > limit {
@@ -149,6 +162,15 @@ mod tests {
         assert!(matches!(decode::<serde_cbor::Value>(&deep(MAX_DEPTH + 1), 1 << 20), Err(Error::TooDeep)));
         let tags = [vec![0xc1; 100_000], vec![0]].concat();
         assert!(matches!(decode::<serde_cbor::Value>(&tags, 1 << 20), Err(Error::TooDeep)));
+    }
+
+    #[test]
+    fn a_list_that_is_written_an_element_at_a_time_is_the_list() {
+        for count in [0, 1, 23, 24, 255, 256, 65_535, 65_536, 70_000] {
+            let list = vec![7_u8; count];
+            assert_eq!([list_head(count), list.clone()].concat(), encode(&list), "{count} elements");
+        }
+        assert_eq!(list_head(1 << 40), [0x9b, 0, 0, 1, 0, 0, 0, 0, 0]);
     }
 
     #[test]

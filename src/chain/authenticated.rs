@@ -1,22 +1,23 @@
 //! The authenticated map: one hash that commits to every record, and proofs of single ones.
 //!
-//! A Jellyfish Merkle tree (Diem, 2021; crate `jmt`) over SHA-256. The root depends on keys and values alone, never
-//! on their history, so a restored snapshot has the root it was taken at. Only the newest version is kept: each
-//! change removes the nodes it replaces, and a change costs the depth of the tree. Values are not kept either; they
+//! A Jellyfish Merkle tree (Diem, 2021) over SHA-256. The root depends on keys and values alone, never
+//! on their history, so a restored snapshot has the root it was taken at. Only the newest version is kept, and a change costs
+//! the depth of the tree: `sparse` is the tree, the crate `jmt` verifies its proofs. Values are not kept either; they
 //! are the records themselves. A ledger keeps one of its records, and a client that trusts nobody's word keeps another of what it
 //! was told: equal roots are equal records. It never knows what a record means.
 
-use std::collections::BTreeMap;
+mod sparse;
 
-use jmt::{
-    JellyfishMerkleTree, KeyHash, OwnedValue, RootHash, SimpleHasher, Version,
-    proof::SparseMerkleProof,
-    storage::{LeafNode, Node, NodeKey, TreeReader, TreeUpdateBatch},
-};
+use jmt::{KeyHash, RootHash, SimpleHasher, proof::SparseMerkleProof};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::types::Digest;
+pub use sparse::Effort;
+
+use crate::{codec, types::Digest};
+
+/// The longest way in bytes: 256 siblings of two hashes each, whose bytes take up to two bytes, and their names.
+const MAX_WAY: usize = 256 * 256;
 
 /// What has a place in the map: the key of a record.
 pub trait Named {
@@ -30,7 +31,7 @@ impl Named for Vec<u8> {
     }
 }
 
-/// SHA-256 for the tree. `jmt` is built on an older `digest` than the rest of this program.
+/// SHA-256 for the proofs. `jmt` is built on an older `digest` than the rest of this program.
 #[derive(Clone, Debug)]
 struct Hasher(Sha256);
 
@@ -60,100 +61,73 @@ pub struct Proof {
 impl Proof {
     /// Whether the ledger with this app hash has exactly this value under `key`.
     pub fn verify(&self, app_hash: Digest, key: &impl Named) -> bool {
-        self.path.verify(RootHash(app_hash.0), key_hash(key), self.value.as_deref()).is_ok()
+        self.path.verify(RootHash(app_hash.0), KeyHash(path(key)), self.value.as_deref()).is_ok()
     }
 }
 
-fn key_hash(key: &impl Named) -> KeyHash {
-    KeyHash(Digest::of(&key.name()).0)
-}
-
-/// The nodes of the newest version of the tree.
-#[derive(Default)]
-struct Nodes(BTreeMap<NodeKey, Node>);
-
-impl TreeReader for Nodes {
-    fn get_node_option(&self, node_key: &NodeKey) -> anyhow::Result<Option<Node>> {
-        Ok(self.0.get(node_key).cloned())
-    }
-
-    /// The tree asks for a value only to hand it on with its proof; [`Tree::prove`] puts the record there.
-    fn get_value_option(&self, _version: Version, _key: KeyHash) -> anyhow::Result<Option<OwnedValue>> {
-        Ok(Some(OwnedValue::new()))
-    }
-
-    /// Asked for only when a tree is restored node by node; ours is rebuilt from its records.
-    fn get_rightmost_leaf(&self) -> anyhow::Result<Option<(NodeKey, LeafNode)>> {
-        Ok(None)
-    }
+/// Where a record lies in the tree.
+fn path(key: &impl Named) -> sparse::Hash {
+    Digest::of(&key.name()).0
 }
 
 /// A change of a tree that is not made yet.
-pub(super) struct Staged {
-    root: Digest,
-    batch: TreeUpdateBatch,
-}
+pub(super) struct Staged(sparse::Tree);
 
 impl Staged {
     /// The root of the tree with it.
     pub(super) fn root(&self) -> Digest {
-        self.root
+        Digest(self.0.root())
     }
 }
 
-/// The tree.
-pub(super) struct Tree {
-    nodes: Nodes,
-    /// Version that the next change writes.
-    next_version: Version,
-    root: Digest,
-}
+/// The tree. None before the first change, when it has no root yet.
+#[derive(Default)]
+pub(super) struct Tree(Option<sparse::Tree>);
 
 impl Tree {
     /// The tree of nothing.
     pub(super) fn new() -> Self {
-        Self { nodes: Nodes::default(), next_version: 0, root: Digest([0; 32]) }
+        Self::default()
     }
 
     /// The hash over everything; zero before the first change.
     pub(super) fn root(&self) -> Digest {
-        self.root
+        Digest(self.0.as_ref().map_or([0; 32], sparse::Tree::root))
+    }
+
+    /// What all changes so far took, of those that were made.
+    pub(super) fn effort(&self) -> Effort {
+        self.0.as_ref().map(sparse::Tree::effort).unwrap_or_default()
     }
 
     /// Sets (`Some`) and removes (`None`) records by key. No key may be given twice; to remove one that is not there changes nothing.
     pub(super) fn update<K: Named>(&mut self, changes: impl IntoIterator<Item = (K, Option<Vec<u8>>)>) {
-        let staged = self.stage(changes);
-        self.adopt(staged);
+        change(self.0.get_or_insert_default(), changes);
     }
 
     /// What [`Tree::update`] would make of it, which changes nothing yet.
     pub(super) fn stage<K: Named>(&self, changes: impl IntoIterator<Item = (K, Option<Vec<u8>>)>) -> Staged {
-        let changes = changes.into_iter().map(|(key, value)| (key_hash(&key), value));
-        let (root, batch) = JellyfishMerkleTree::<_, Hasher>::new(&self.nodes)
-            .put_value_set(changes, self.next_version)
-            .expect("every node that the tree refers to is in memory");
-        Staged { root: Digest(root.0), batch }
+        let mut staged = self.0.clone().unwrap_or_default();
+        change(&mut staged, changes);
+        Staged(staged)
     }
 
     /// Makes it so. Nothing may have changed since it was staged.
     pub(super) fn adopt(&mut self, staged: Staged) {
-        for stale in &staged.batch.stale_node_index_batch {
-            self.nodes.0.remove(&stale.node_key);
-        }
-        let nodes = staged.batch.node_batch.nodes().iter().map(|(key, node)| (key.clone(), node.clone()));
-        self.nodes.0.extend(nodes);
-        self.next_version += 1;
-        self.root = staged.root;
+        self.0 = Some(staged.0);
     }
 
     /// The proof for `key`, whose record is `value`. `None` before the first change.
     pub(super) fn prove(&self, key: &impl Named, value: Option<Vec<u8>>) -> Option<Proof> {
-        let version = self.next_version.checked_sub(1)?;
-        let (_, path) = JellyfishMerkleTree::<_, Hasher>::new(&self.nodes)
-            .get_with_proof(key_hash(key), version)
-            .expect("every node that the tree refers to is in memory");
+        let way = codec::encode(&self.0.as_ref()?.way(&path(key)));
+        let path = codec::decode(&way, MAX_WAY).expect("a way is written as the library reads it");
         Some(Proof { value, path })
     }
+}
+
+fn change<K: Named>(tree: &mut sparse::Tree, changes: impl IntoIterator<Item = (K, Option<Vec<u8>>)>) {
+    let hashed = changes.into_iter().map(|(key, value)| (path(&key), value.map(|value| Digest::of(&value).0)));
+    tree.change(hashed.collect());
 }
 
 #[cfg(test)]
@@ -161,7 +135,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{chain::Key, codec};
+    use crate::chain::Key;
 
     /// Longer than any proof here.
     const MAX_PROOF: usize = 1 << 20;
@@ -185,7 +159,6 @@ mod tests {
         let mut built = Tree::new();
         built.update((0..40).rev().map(|index| (model(index), value(index))));
         assert_eq!(grown.root(), built.root());
-        assert!(grown.nodes.0.len() < 120, "{} nodes kept for 40 records", grown.nodes.0.len());
     }
 
     #[test]

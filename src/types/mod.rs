@@ -44,4 +44,4 @@ pub use signed::{Signed, SignedError, SignedObject};
 pub use speed::Speed;
 pub use time::{Time, doubled};
 pub use verdict::VerdictVote;
-pub(crate) use verified::Verified;
+pub(crate) use verified::{Verified, Vouched};

@@ -29,6 +29,12 @@ impl Resources {
         .find_map(|(short, name)| short.then_some(name))
     }
 
+    /// The same for all of `wanted` together: whether what a node registered is enough for all that it holds. A ledger's rule for a
+    /// lease, which a node looks at before it asks for one.
+    pub fn lacks_for(&self, wanted: impl IntoIterator<Item = Self>) -> Option<&'static str> {
+        self.lacks(&wanted.into_iter().fold(Self::default(), |sum, more| sum.plus(&more)))
+    }
+
     /// `self + other`, each saturating.
     pub fn plus(&self, other: &Self) -> Self {
         Self {

@@ -5,6 +5,8 @@
 //! comes, each time a block leaves it waiting, when a block is arranged, proposed and applied; and a simulation, where nine nodes
 //! verify each beat in one thread. With an empty memory every result is the same. Only what was right is remembered; who sends
 //! forgeries has each of them refused anew, and fills nothing.
+//!
+//! A name must be a hash of all bytes that the verdict depends on, the signature's own included.
 
 use std::{
     collections::BTreeSet,
@@ -13,14 +15,18 @@ use std::{
 
 use super::Digest;
 
-/// Names in one generation. Two of them hold more than CometBFT's mempool (5,000 by default) and a block, and more than a
-/// simulated second of 1,000 nodes; with about 48 bytes for each they take less than 1 MiB.
+/// Names in one generation: more than CometBFT's mempool (5,000 by default) and a block, one for each transaction, and more than a
+/// simulated second of 1,000 nodes. With about 48 bytes for each, two generations take less than 1 MiB.
 const GENERATION: usize = 8_192;
 
 /// The names of verified objects, at most two generations of them. When the younger one is full the older one is forgotten, and
 /// what was in it is verified again when it comes again.
 #[derive(Debug, Default)]
 pub(crate) struct Verified(Mutex<Generations>);
+
+/// Says of something that every signature in it was found right. [`Verified`] alone gives one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Vouched(());
 
 #[derive(Debug, Default)]
 struct Generations {
@@ -30,13 +36,18 @@ struct Generations {
 
 impl Verified {
     /// Verifies what has this name, unless it was found right before.
-    pub(super) fn once<E>(&self, name: Digest, verify: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
-        if self.knows(&name) {
-            return Ok(());
+    pub(crate) fn once<E>(&self, name: Digest, verify: impl FnOnce() -> Result<(), E>) -> Result<Vouched, E> {
+        if let Some(vouched) = self.vouch(&name) {
+            return Ok(vouched);
         }
         verify()?;
         self.remember(name);
-        Ok(())
+        Ok(Vouched(()))
+    }
+
+    /// Vouches for what has this name, if it was found right before.
+    pub(crate) fn vouch(&self, name: &Digest) -> Option<Vouched> {
+        self.knows(name).then_some(Vouched(()))
     }
 
     fn knows(&self, name: &Digest) -> bool {
@@ -77,10 +88,12 @@ mod tests {
     #[test]
     fn what_is_right_is_verified_once_and_what_is_wrong_each_time() {
         let known = Verified::default();
-        assert_eq!(known.once(name(1), || Ok::<(), ()>(())), Ok(()));
-        assert_eq!(known.once(name(1), || Err("verified twice")), Ok(()));
+        assert!(known.vouch(&name(1)).is_none());
+        assert!(known.once(name(1), || Ok::<(), ()>(())).is_ok());
+        assert!(known.once(name(1), || Err("verified twice")).is_ok() && known.vouch(&name(1)).is_some());
         for _ in 0..2 {
-            assert_eq!(known.once(name(2), || Err("forged")), Err("forged"));
+            assert_eq!(known.once(name(2), || Err("forged")).err(), Some("forged"));
         }
+        assert!(known.vouch(&name(2)).is_none());
     }
 }

@@ -147,9 +147,9 @@ fn computation<'a>(held: &Held<'a>) -> impl PartialEq + use<'a> {
 
 /// The ledger's own rule: what a node holds there must fit into what it registered there.
 fn check_registered(view: &View<'_>) -> Result<(), Rejection> {
-    let here = view.held.iter().filter(|held| held.ledger == view.ledger && held.task.id != view.task.id);
-    let booked = here.fold(view.job.spec.resources, |sum, held| sum.plus(&held.job.spec.resources));
-    match view.node.and_then(|node| node.resources.lacks(&booked)) {
+    let others = view.held.iter().filter(|held| held.ledger == view.ledger && held.task.id != view.task.id);
+    let wanted = others.map(|held| held.job).chain([view.job]).map(|job| job.spec.resources);
+    match view.node.and_then(|node| node.resources.lacks_for(wanted)) {
         None => Ok(()),
         Some(resource) => Err(Rejection::Registered { resource }),
     }

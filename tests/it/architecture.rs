@@ -39,6 +39,7 @@ const PURE_FILES: &[&str] = &[
     "chain/abci/query.rs",
     "chain/abci/sync.rs",
     "chain/authenticated.rs",
+    "chain/authenticated/sparse.rs",
     "chain/client/outbox/doubt.rs",
     "chain/client/outbox/kept.rs",
     "chain/key.rs",

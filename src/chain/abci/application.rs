@@ -1,12 +1,12 @@
 //! One answer to each request: the decisions of [`State`] with the disk of [`Store`] behind them.
 //!
 //! CometBFT's four connections ask at once. What changes the ledger comes on one of them, so that one lock, which the
-//! others share for reading, keeps the order; a snapshot is written outside of it.
+//! others share for reading, keeps the order; a snapshot is written outside of it, and that of a large ledger by a thread of its own.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
-    sync::{Mutex, RwLock},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use bytes::Bytes;
@@ -20,28 +20,38 @@ use tendermint_proto::v0_38::abci::{
 };
 
 use super::{
-    Config, Error,
+    Config, Error, ahead,
     state::{Refusal, State},
     store::Store,
     sync::{self, Restoring, Step},
+    writer::Writer,
 };
-use crate::chain::snapshot::Snapshot;
+use crate::chain::{ledger::Ledger, snapshot::Snapshot};
+
+/// Records of a ledger whose snapshot is written within `Commit`: it takes some tens of milliseconds, as a block does. One of a
+/// million records takes seconds, in which no block would be made.
+const AT_ONCE: usize = 20_000;
 
 /// The application of one validator.
 #[derive(Debug)]
 pub(super) struct Application {
     config: Config,
-    state: RwLock<State>,
-    store: Store,
+    state: Arc<RwLock<State>>,
+    store: Arc<Store>,
     restoring: Mutex<Option<Restoring>>,
+    writer: Writer,
+    /// [`AT_ONCE`], but in tests.
+    at_once: usize,
 }
 
 impl Application {
     /// Opens the application in `directory` at its newest snapshot.
     pub(super) fn open(directory: &Path, config: Config) -> Result<Self, Error> {
         let (store, ledger) = Store::open(directory)?;
-        let state = ledger.map_or_else(State::default, State::at);
-        Ok(Self { config, state: RwLock::new(state), store, restoring: Mutex::new(None) })
+        let state = Arc::new(RwLock::new(ledger.map_or_else(State::default, State::at)));
+        let store = Arc::new(store);
+        let writer = Writer::new(state.clone(), store.clone());
+        Ok(Self { config, state, store, restoring: Mutex::new(None), writer, at_once: AT_ONCE })
     }
 
     /// The height that CometBFT goes on from.
@@ -117,6 +127,7 @@ impl Application {
     }
 
     fn process(&self, request: &RequestProcessProposal) -> ResponseProcessProposal {
+        self.verify_ahead(&request.txs);
         let status = match self.read(|state| state.process(&request.txs)) {
             Ok(()) => ProposalStatus::Accept,
             Err(fault) => {
@@ -128,7 +139,17 @@ impl Application {
         ResponseProcessProposal { status: status.into() }
     }
 
+    /// Nobody waits for it but who asked: others go on reading.
+    fn verify_ahead(&self, transactions: &[Bytes]) {
+        self.read(|state| {
+            if let Some(ledger) = state.ledger() {
+                ahead::verify(ledger, transactions);
+            }
+        });
+    }
+
     fn finalize(&self, request: RequestFinalizeBlock) -> response::Value {
+        self.verify_ahead(&request.txs);
         for misbehavior in &request.misbehavior {
             let validator = misbehavior.validator.as_ref().map(|validator| hex::encode_upper(&validator.address));
             tracing::warn!(validator, height = misbehavior.height, "a validator signed two blocks of one height");
@@ -152,7 +173,10 @@ impl Application {
 
     /// Takes a snapshot. A failure costs replay time at the next start, and nothing else.
     fn keep_snapshot(&self, height: u64) {
-        let state = self.read(|state| state.ledger().map(crate::chain::ledger::Ledger::snapshot));
+        if self.read(|state| state.ledger().map_or(0, Ledger::records)) > self.at_once {
+            return self.writer.begin(height);
+        }
+        let state = self.read(|state| state.ledger().map(Ledger::snapshot));
         let Some(state) = state else { return };
         if let Err(error) = self.store.write(&Snapshot { height, offset: 0, state }) {
             tracing::warn!(height, %error, "the snapshot could not be written; the next one is tried in its time");

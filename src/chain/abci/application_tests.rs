@@ -186,3 +186,32 @@ fn a_directory_serves_one_application() {
     let error = Application::open(directory.path(), CONFIG).unwrap_err();
     assert!(matches!(error, Error::Locked { .. }), "{error}");
 }
+
+#[test]
+fn a_snapshot_that_is_written_beside_later_blocks_is_the_one_that_is_written_at_once() {
+    let [at_once, beside] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let expected = open(at_once.path());
+    replay(&expected, 3);
+    let application = Application { at_once: 0, ..open(beside.path()) };
+    replay(&application, 3);
+    // Blocks go on; the next snapshot would be due with block 6.
+    replay(&application, 5);
+    application.writer.finish();
+    assert_eq!(offers(&application), offers(&expected));
+    assert_eq!(load(&application, 3, 0), load(&expected, 3, 0));
+    replay(&application, 6);
+    application.writer.finish();
+    assert_eq!(offers(&application).iter().map(|offer| offer.height).collect::<Vec<_>>(), [3, 6]);
+    drop(application);
+    assert_eq!(open(beside.path()).height(), 6);
+}
+
+#[test]
+fn an_application_that_stops_leaves_out_the_snapshot_that_is_being_written_or_has_it_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let application = Application { at_once: 0, ..open(directory.path()) };
+    replay(&application, 4);
+    drop(application);
+    let height = open(directory.path()).height();
+    assert!(height == 0 || height == 3, "{height}");
+}

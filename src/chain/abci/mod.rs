@@ -7,7 +7,8 @@
 //! - `wire` is the bytes, `server` the socket with CometBFT's four connections.
 //! - `state` decides what a block does and which height counts; `proposal` what may stand in a block; `genesis` what a
 //!   chain begins from; `query` what is answered; `sync` how a snapshot goes to a new validator. All of them are pure.
-//! - `store` keeps snapshots; `application` puts both together.
+//! - `ahead` verifies signatures before a block is applied; `store` keeps snapshots, and `writer` writes those of large
+//!   ledgers while blocks go on; `application` puts all together.
 //! - [`local`] makes the directories of a chain and [`supervise`] runs its processes on this machine.
 //!
 //! **Durability.** CometBFT syncs a block before this program sees it, and hands every block over again that comes after
@@ -21,6 +22,7 @@
 //! restores a state that a trusted header does not name. It listens on a Unix socket or on loopback alone, because whoever
 //! can connect can make blocks.
 
+mod ahead;
 mod application;
 mod genesis;
 pub mod local;
@@ -35,9 +37,11 @@ mod sync;
 mod testing;
 pub mod voter;
 pub mod wire;
+mod writer;
 
 use std::{io, num::NonZeroU64, path::PathBuf};
 
+pub use ahead::verify as verify_ahead;
 pub use genesis::InitError;
 pub use query::answer as answer_query;
 pub use server::{Address, AddressError, Server};

@@ -20,15 +20,11 @@ use super::{
 use crate::{
     chain::{
         embedded::{APP_VERSION, finalize_block},
-        ledger::Ledger,
+        ledger::{Ledger, TransactionResult},
         wire::Code,
     },
     types::Digest,
 };
-
-/// A transaction may be this far ahead of its creator's next in the mempool: what is further can't be in one of the next
-/// blocks, and only fills it. A client has at most 32 in flight.
-const MAX_AHEAD: u64 = 1_000;
 
 /// A request that can't be answered. CometBFT stops, and says this.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +78,11 @@ impl State {
         self.ledger.as_ref()
     }
 
+    /// The same, for a snapshot that is written while it changes.
+    pub(super) fn ledger_mut(&mut self) -> Option<&mut Ledger> {
+        self.ledger.as_mut()
+    }
+
     /// Where CometBFT goes on: the last committed height.
     pub(super) fn info(&self) -> ResponseInfo {
         let app_hash = self.committed.app_hash.filter(|_| self.committed.height > 0);
@@ -105,25 +106,14 @@ impl State {
         Ok(ResponseInitChain { app_hash, ..ResponseInitChain::default() })
     }
 
-    /// Whether a transaction may wait for a block. Size, form, signature and chain id come first, without a look at any
-    /// account.
+    /// Whether a transaction may wait for a block.
     pub(super) fn check(&self, transaction: &[u8]) -> ResponseCheckTx {
         let Some(ledger) = &self.ledger else {
-            return refused(Code::Conflict, "the chain has not begun".to_owned());
+            let log = "the chain has not begun".to_owned();
+            return ResponseCheckTx { code: Code::Conflict as u32, log, ..ResponseCheckTx::default() };
         };
-        let claim = match ledger.claim(transaction) {
-            Ok(claim) => claim,
-            Err(result) => return ResponseCheckTx { code: result.code, log: result.log, ..ResponseCheckTx::default() },
-        };
-        let expected = ledger.next_nonce(&claim.creator);
-        if claim.nonce < expected {
-            return refused(Code::Nonce, format!("nonce {} is not the next; expected {expected}", claim.nonce));
-        }
-        if claim.nonce - expected > MAX_AHEAD {
-            let words = format!("nonce {} is more than {MAX_AHEAD} ahead; expected {expected}", claim.nonce);
-            return refused(Code::Nonce, words);
-        }
-        ResponseCheckTx::default()
+        let TransactionResult { code, log, .. } = ledger.check(transaction);
+        ResponseCheckTx { code, log, ..ResponseCheckTx::default() }
     }
 
     /// The next block of those that wait.
@@ -171,16 +161,13 @@ impl State {
     }
 }
 
-fn refused(code: Code, log: String) -> ResponseCheckTx {
-    ResponseCheckTx { code: code as u32, log, ..ResponseCheckTx::default() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{
-        super::testing::{block, init_chain, transaction},
+        super::testing::{block, genesis, init_chain, transaction},
         *,
     };
+    use crate::chain::ledger::{Economy, Genesis};
 
     fn begun() -> State {
         let mut state = State::default();
@@ -259,6 +246,17 @@ mod tests {
         assert_eq!([code(1, 0), code(1, 1), code(1, 1_001), code(1, 1_002), code(2, 0)], [4, 0, 0, 4, 0]);
         assert_eq!(state.check(b"garbage").code, 1);
         assert!(State::default().check(&transaction(1, 0)).code != 0);
+    }
+
+    #[test]
+    fn the_mempool_takes_only_what_its_creator_can_pay_for() {
+        let economy = Some(Economy { transaction_fee: 500, ..Economy::default() });
+        let mut state = State::at(Ledger::new(Genesis { economy, ..genesis() }).unwrap());
+        // Person 1 has 500, person 2 nothing.
+        let code = |state: &State, who, nonce| state.check(&transaction(who, nonce)).code;
+        assert_eq!((code(&state, 1, 0), code(&state, 2, 0)), (0, Code::Funds as u32));
+        advance(&mut state, vec![transaction(1, 0)]);
+        assert_eq!(code(&state, 1, 1), Code::Funds as u32);
     }
 
     #[test]

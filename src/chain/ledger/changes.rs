@@ -22,53 +22,34 @@ const PAGE_UPDATES: usize = 2_000;
 /// What the key of an update takes in an answer, and what stands around it, in bytes: at most.
 const KEY_BYTES: usize = 96;
 
-/// For each record the height of its last change and its size, and the other way round. A record stands in exactly
+/// The records of each height of their last change; the other way round, a record says it itself. It stands in exactly
 /// one height, so the index is as large as the set of records, however long the ledger runs.
 #[derive(Default)]
 pub(super) struct Changed {
     at: BTreeMap<u64, BTreeSet<Key>>,
-    of: BTreeMap<Key, (u64, usize)>,
     removed: Removed,
 }
 
 impl Changed {
-    /// Whether a record has been committed under this key.
-    pub(super) fn contains(&self, key: &Key) -> bool {
-        self.of.contains_key(key)
-    }
-
-    /// The height of a record's last change.
-    pub(super) fn height_of(&self, key: &Key) -> u64 {
-        self.of.get(key).map_or(0, |(height, _)| *height)
-    }
-
-    /// A record of `size` bytes was committed at `height`.
-    pub(super) fn set(&mut self, key: Key, height: u64, size: usize) {
-        self.unlink(&key);
-        self.removed.forget(&key);
-        self.at.entry(height).or_default().insert(key.clone());
-        self.of.insert(key, (height, size));
-    }
-
-    /// A record was removed at `height`. Of those that readers of [`Changes`] see, only objects are.
-    pub(super) fn remove(&mut self, key: &Key, height: u64) {
-        if self.unlink(key) {
-            self.removed.add(key.clone(), height);
+    /// A record was committed at `height`, and at another before; for the first time if that is none.
+    pub(super) fn set(&mut self, key: Key, before: Option<u64>, height: u64) {
+        match before {
+            Some(before) => take_out(&mut self.at, before, &key),
+            None => self.removed.forget(&key),
         }
+        self.at.entry(height).or_default().insert(key);
+    }
+
+    /// A record that was committed at a height before was removed at `height`. Of those that readers of [`Changes`] see, only objects
+    /// are.
+    pub(super) fn remove(&mut self, key: Key, before: u64, height: u64) {
+        take_out(&mut self.at, before, &key);
+        self.removed.add(key, height);
     }
 
     /// What was removed up to `height` is not known: the records come from a snapshot.
     pub(super) fn begin_at(&mut self, height: u64) {
         self.removed = Removed::after(height);
-    }
-
-    /// True if the record was there.
-    fn unlink(&mut self, key: &Key) -> bool {
-        let Some((height, _)) = self.of.remove(key) else {
-            return false;
-        };
-        take_out(&mut self.at, height, key);
-        true
     }
 
     /// Every record written or removed after `after`, all kinds alike, or the first page of it; from the beginning if `after` is
@@ -84,7 +65,7 @@ impl Changed {
             // A reader that begins has nothing that could have been removed.
             let removed = self.removed.at(at).filter(|_| after.is_some()).into_iter().flatten();
             let keys: Vec<&Key> = written.chain(removed).collect();
-            bytes += keys.iter().map(|key| KEY_BYTES + self.of.get(key).map_or(0, |(_, size)| *size)).sum::<usize>();
+            bytes += keys.iter().map(|key| KEY_BYTES + size(state, key)).sum::<usize>();
             let full = bytes > PAGE_BYTES || page.records.len() + keys.len() > PAGE_UPDATES;
             if full && !page.records.is_empty() {
                 (page.more, page.height) = (true, reached);
@@ -116,7 +97,7 @@ impl Changed {
         while let Some(at) = self.next_height(next, true).filter(|at| *at > height) {
             let keys: Vec<&Key> = self.at.get(&at).into_iter().flatten().collect();
             let gone: Vec<ObjectId> = self.removed.at(at).into_iter().flatten().filter_map(object).collect();
-            bytes += keys.iter().filter_map(|key| self.of.get(*key)).map(|(_, size)| size).sum::<usize>();
+            bytes += keys.iter().map(|key| size(state, key)).sum::<usize>();
             bytes += gone.len() * KEY_BYTES;
             if !is_empty(&page) && (bytes > PAGE_BYTES || !fits(&page, &keys, gone.len())) {
                 page.more = true;
@@ -129,6 +110,11 @@ impl Changed {
         }
         page
     }
+}
+
+/// Bytes of a record; 0 if it is not there.
+fn size(state: &State, key: &Key) -> usize {
+    state.place(key).map_or(0, |place| place.size)
 }
 
 fn is_empty(page: &Changes) -> bool {

@@ -15,7 +15,8 @@ use super::{
     refusal::{Refusal, check_range, ensure},
     rules,
     state::State,
-    tally::Tally,
+    tally::{self, Tally},
+    transaction::Context,
 };
 use crate::{
     chain::records::{Proposal, Proposals},
@@ -29,10 +30,8 @@ const MAX_VALUES: usize = 32;
 const MAX_NOTICE: u64 = 1_000_000;
 
 /// Takes votes for one change. Answers whether it is accepted now.
-pub(super) fn vote(state: &mut State, votes: &[Signed]) -> Result<Vec<u8>, Refusal> {
-    let powers = state.validators().map(|validators| validators.powers.clone()).unwrap_or_default();
-    check_range("votes", votes.len(), 1, powers.len())?;
-    let votes: Vec<ParameterVote> = votes.iter().map(open_vote).collect::<Result<_, _>>()?;
+pub(super) fn vote(state: &mut State, context: &Context, votes: &[Signed]) -> Result<Vec<u8>, Refusal> {
+    let (powers, votes) = tally::open_votes::<ParameterVote>(state, context, votes)?;
     let change = &votes[0].change;
     ensure(votes.iter().all(|vote| vote.change == *change), || {
         Refusal::invalid("the votes are for different changes; each transaction has one")
@@ -49,10 +48,6 @@ pub(super) fn vote(state: &mut State, votes: &[Signed]) -> Result<Vec<u8>, Refus
     state.put_proposals(proposals);
     state.emit(event.with("power", tally).with("accepted", accepted));
     Ok(codec::encode(&accepted))
-}
-
-fn open_vote(signed: &Signed) -> Result<ParameterVote, Refusal> {
-    signed.open().map_err(|error| Refusal::unopened("vote", &error))
 }
 
 /// Who voted, each of them a validator and none twice, in the order of the votes.

@@ -9,7 +9,7 @@
 //! wrote; `block` adds what time alone brings about; `money` is what all that moves any stands on; `fees` says what a
 //! transaction costs, `reputation` what a node's past says of it, `rules` which numbers validators may change, `tally`
 //! counts their votes. All records lie in `state`; `authenticated` hashes them, `changes` and `query` read them,
-//! `snapshot` keeps them.
+//! `snapshot` keeps them, and `frozen` what they were while a snapshot is written beside later blocks.
 //!
 //! What holds after every block:
 //! - balances, escrow, stakes and waiting payouts add up to the supply, which only the faucet raises and only what is
@@ -27,6 +27,7 @@ mod economy;
 mod economy_tests;
 mod entries;
 mod fees;
+mod frozen;
 mod genesis;
 mod governance;
 mod index;
@@ -56,14 +57,14 @@ mod transaction;
 mod verdicts;
 
 pub use super::{
-    authenticated::{Named, Proof},
+    authenticated::{Effort, Named, Proof},
     key::Key,
 };
 pub use economy::Economy;
 pub use entries::{Clock, Inference, NodeClock, Payout, TaskClock};
 pub use genesis::{Genesis, GenesisError, MAX_CHAIN_ID, Parameters, USUAL_MAX_OBJECTS};
 pub use rules::Rules;
-pub use snapshot::MAX_SNAPSHOT;
+pub use snapshot::{Beginning, MAX_SNAPSHOT, Part};
 pub use transaction::Claim;
 
 use std::{collections::BTreeMap, fmt};
@@ -76,7 +77,7 @@ use crate::{
     types::{Digest, NodeKey, Time, Verified},
 };
 use changes::Changed;
-use state::State;
+use state::{Place, State};
 
 /// What became of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -241,6 +242,12 @@ impl Ledger {
         self.state.clock().time
     }
 
+    /// What the changes of the authenticated map took so far. No part of the state: another ledger of the same height may have
+    /// begun from a snapshot.
+    pub fn effort(&self) -> Effort {
+        self.tree.effort()
+    }
+
     /// Root of the authenticated map of all records. It changes with every block, because the clock is a record.
     pub fn app_hash(&self) -> Digest {
         self.tree.root()
@@ -251,7 +258,8 @@ impl Ledger {
         &self.state.genesis().chain_id
     }
 
-    /// Whether a transaction may wait for a block: its size, signature, chain id, and a nonce that is not used yet.
+    /// Whether a transaction may wait for a block: its size, chain id, and signatures, a nonce that is not used yet and not too far
+    /// ahead, and that its creator can pay for it.
     pub fn check(&self, transaction: &[u8]) -> TransactionResult {
         transaction::check(&self.state, &self.verified, transaction)
     }
@@ -259,6 +267,12 @@ impl Ledger {
     /// Whose a transaction is and which nonce it has, if it is whole, authentic and for this ledger; else why not.
     pub fn claim(&self, transaction: &[u8]) -> Result<Claim, TransactionResult> {
         transaction::claim(&self.state, &self.verified, transaction).map_err(TransactionResult::from)
+    }
+
+    /// Whether the signatures in a transaction were found right before, so that they need not be verified again. One that is not
+    /// right never is.
+    pub fn is_verified(&self, transaction: &[u8]) -> bool {
+        self.verified.vouch(&Digest::of(transaction)).is_some()
     }
 
     /// The nonce that the account's next transaction must have.
@@ -288,6 +302,24 @@ impl Ledger {
         snapshot::write(self)
     }
 
+    /// Records there are.
+    pub fn records(&self) -> usize {
+        self.state.records().len()
+    }
+
+    /// Begins the snapshot of this height, of which [`Ledger::snapshot_part`] gives the parts while later blocks are applied. There
+    /// is one at a time: an earlier one that is not whole ends here.
+    pub fn begin_snapshot(&mut self) -> Beginning {
+        self.state.freeze();
+        snapshot::begin(self)
+    }
+
+    /// The next part of a snapshot, of at most so many records. All parts behind each other, from the beginning on, are the bytes of
+    /// [`Ledger::snapshot`] as it was then.
+    pub fn snapshot_part(&mut self, beginning: &Beginning, records: usize) -> Part {
+        snapshot::part(self, beginning, records)
+    }
+
     /// The ledger that gave this snapshot. Its app hash is computed anew and compared.
     pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
         snapshot::read(bytes)
@@ -302,13 +334,17 @@ impl Ledger {
     fn commit(&mut self) {
         let height = self.height();
         let mut writes = Vec::new();
-        for key in self.state.take_changed() {
+        for (key, before) in self.state.take_changed() {
             let value = self.state.get(&key).map(entries::Entry::to_bytes);
-            match &value {
-                Some(value) => self.changed.set(key.clone(), height, value.len()),
+            let before = before.map(|place| place.height);
+            match (&value, before) {
+                (Some(value), _) => {
+                    self.changed.set(key.clone(), before, height);
+                    self.state.set_place(&key, Place { height, size: value.len() });
+                }
+                (None, Some(before)) => self.changed.remove(key.clone(), before, height),
                 // Made and removed within the block.
-                None if !self.changed.contains(&key) => continue,
-                None => self.changed.remove(&key, height),
+                (None, None) => continue,
             }
             writes.push((key, value));
         }

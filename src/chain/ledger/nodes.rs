@@ -100,14 +100,27 @@ fn create(state: &mut State, id: NodeKey) {
     money::open_faucet(state, &id);
 }
 
+/// Verifies the signatures of a batch of beats.
+pub(super) fn verify(beats: &[Signed]) -> Result<(), Refusal> {
+    check_count(beats)?;
+    for (beat, place) in beats.iter().zip(0_u32..) {
+        beat.verify::<Beat>().map_err(|error| Refusal::unopened(&format!("beat {place} of the batch"), &error))?;
+    }
+    Ok(())
+}
+
+fn check_count(beats: &[Signed]) -> Result<(), Refusal> {
+    check_range("beats", beats.len(), 1, MAX_BEATS)
+}
+
 /// Takes a batch of beats. One that is refused does not spoil the others: the batch fails only if none is taken.
 /// Answers how many were.
-pub(super) fn heartbeat(state: &mut State, beats: &[Signed]) -> Result<Vec<u8>, Refusal> {
-    check_range("beats", beats.len(), 1, MAX_BEATS)?;
+pub(super) fn heartbeat(state: &mut State, context: &Context, beats: &[Signed]) -> Result<Vec<u8>, Refusal> {
+    check_count(beats)?;
     let mut taken = 0_u32;
     let mut first_refusal = None;
     for signed in beats {
-        match take_beat(state, signed) {
+        match take_beat(state, context, signed) {
             Ok(()) => taken += 1,
             Err(refusal) => first_refusal = first_refusal.or(Some(refusal)),
         }
@@ -119,8 +132,8 @@ pub(super) fn heartbeat(state: &mut State, beats: &[Signed]) -> Result<Vec<u8>, 
 }
 
 /// Checks everything before it changes anything.
-fn take_beat(state: &mut State, signed: &Signed) -> Result<(), Refusal> {
-    let beat: Beat = signed.open().map_err(|error| Refusal::unopened("beat", &error))?;
+fn take_beat(state: &mut State, context: &Context, signed: &Signed) -> Result<(), Refusal> {
+    let beat: Beat = signed.open_within(context.vouched).map_err(|error| Refusal::unopened("beat", &error))?;
     let node = state.known_node(&beat.node)?;
     ensure(beat.sequence > node.last_sequence, || {
         Refusal::stale(format!("beat {} is not newer than {}", beat.sequence, node.last_sequence))
@@ -344,6 +357,30 @@ mod tests {
         let batch = beats(vec![forged, world.beat(1, false)]);
         let result = world.send(2, batch);
         assert_eq!((result.code, codec::decode::<u32>(&result.data, 9).unwrap()), (0, 1));
+    }
+
+    #[test]
+    fn a_batch_with_a_forged_beat_does_not_wait_for_a_block_and_one_that_waited_is_not_verified_again() {
+        let mut world = World::of_nodes(2);
+        let good = world.sign(1, beats(vec![world.beat(1, false), world.beat(2, false)]));
+        assert!(!world.ledger.is_verified(&good));
+        assert_eq!(world.ledger.check(&good).code, 0);
+        assert!(world.ledger.is_verified(&good));
+        assert_eq!(world.block(100, &[good]).results[0].code, 0);
+        let tampered = Signed { signer: id(1), ..world.beat(2, false) };
+        let bad = world.sign(1, beats(vec![world.beat(1, false), tampered]));
+        for _ in 0..2 {
+            let refused = world.ledger.check(&bad);
+            assert_eq!(refused.code, Code::Signature as u32);
+            assert!(refused.log.contains("beat 1 of the batch"), "{}", refused.log);
+            assert_eq!(world.ledger.claim(&bad).unwrap_err(), refused);
+            assert!(!world.ledger.is_verified(&bad));
+        }
+        // In a block, each beat counts by itself.
+        let result = world.block(100, &[bad]).results.remove(0);
+        assert_eq!((result.code, codec::decode::<u32>(&result.data, 9).unwrap()), (0, 1));
+        let crowd = world.sign(1, beats(vec![world.beat(1, false); MAX_BEATS + 1]));
+        assert_eq!(world.ledger.check(&crowd).code, Code::Invalid as u32);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) fn close(
     check_partition(outcome, slots)?;
     check_quorum(job.spec.quorum, outcome, slots)?;
     let applied = applied_receipts(state, outcome)?;
-    let voters = count_votes(state, outcome, votes, slots)?;
+    let voters = count_votes(state, context, outcome, votes, slots)?;
     let job = job.clone();
     state.put_round(record(state, context, outcome, &applied, voters));
     settle(state, &job, &applied);
@@ -103,12 +103,18 @@ fn applied_receipts(state: &State, outcome: &RoundOutcome) -> Result<Vec<Provisi
 
 /// The holders whose votes count, if they hold enough slots. A vote of someone who no longer holds any is not an
 /// error: leases may change while votes are gathered.
-fn count_votes(state: &State, outcome: &RoundOutcome, votes: &[Signed], slots: usize) -> Result<Vec<NodeKey>, Refusal> {
+fn count_votes(
+    state: &State,
+    context: &Context,
+    outcome: &RoundOutcome,
+    votes: &[Signed],
+    slots: usize,
+) -> Result<Vec<NodeKey>, Refusal> {
     ensure(votes.len() <= slots, || Refusal::invalid(format!("{} votes for {slots} slots", votes.len())))?;
     let digest = outcome.digest();
     let mut signers = BTreeSet::new();
     for signed in votes {
-        let vote: RoundVote = signed.open().map_err(|error| Refusal::unopened("vote", &error))?;
+        let vote: RoundVote = signed.open_within(context.vouched).map_err(|error| Refusal::unopened("vote", &error))?;
         let for_this = vote.job == outcome.job && vote.round == outcome.round && vote.outcome == digest;
         ensure(for_this, || Refusal::conflict(format!("node {} voted for another outcome", vote.node)))?;
         signers.insert(vote.node);

@@ -9,7 +9,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Key, Ledger, SnapshotError, changes::Changed, entries::Entry, rules::STATE_VERSION, state::State};
+use super::{
+    Key, Ledger, SnapshotError,
+    changes::Changed,
+    entries::Entry,
+    rules::STATE_VERSION,
+    state::{Kept, Place, Records, State},
+};
 use crate::{
     chain::authenticated::Tree,
     codec,
@@ -22,6 +28,26 @@ const FORMAT: u32 = 2;
 const OLDEST_FORMAT: u32 = 1;
 /// The longest snapshot in bytes: about a million records. A longer one is refused before it is decoded.
 pub const MAX_SNAPSHOT: usize = 1 << 30;
+
+/// A snapshot that is written a part at a time.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The height that it is of.
+    pub height: u64,
+    /// Its first bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A part of a snapshot.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Its bytes.
+    Bytes(Vec<u8>),
+    /// The one before was the last.
+    End,
+    /// There is no such snapshot any more: too much has changed, another was begun, or the ledger is another.
+    Gone,
+}
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -54,9 +80,37 @@ fn version(rules: Option<&Entry>) -> u32 {
 
 /// The ledger as bytes.
 pub(super) fn write(ledger: &Ledger) -> Vec<u8> {
-    let records = ledger.state.entries().map(|(key, entry)| (key, entry, ledger.changed.height_of(key))).collect();
+    codec::encode(&written(ledger, ledger.state.records().iter().map(|(key, kept)| record(key, kept)).collect()))
+}
+
+fn written<'a>(ledger: &Ledger, records: Vec<(&'a Key, &'a Entry, u64)>) -> Written<'a> {
     let version = version(ledger.state.get(&Key::Rules));
-    codec::encode(&Written { format: FORMAT, version, app_hash: ledger.app_hash(), records })
+    Written { format: FORMAT, version, app_hash: ledger.app_hash(), records }
+}
+
+/// A record as a snapshot has it.
+fn record<'a>(key: &'a Key, kept: &'a Kept) -> (&'a Key, &'a Entry, u64) {
+    (key, &kept.entry, kept.place.map_or(0, |place| place.height))
+}
+
+/// What stands before the records.
+pub(super) fn begin(ledger: &Ledger) -> Beginning {
+    let mut bytes = codec::encode(&written(ledger, Vec::new()));
+    // The list of records comes last. An empty one is one byte, and has its length in the place of this one's.
+    bytes.pop();
+    bytes.extend(codec::list_head(ledger.records()));
+    Beginning { height: ledger.height(), bytes }
+}
+
+/// The next records.
+pub(super) fn part(ledger: &mut Ledger, beginning: &Beginning, count: usize) -> Part {
+    let mut bytes = Vec::new();
+    let give = |key: &Key, kept: &Kept| bytes.extend(codec::encode(&record(key, kept)));
+    match ledger.state.next_frozen(beginning.height, count, give) {
+        Some(true) => Part::Bytes(bytes),
+        Some(false) => Part::End,
+        None => Part::Gone,
+    }
 }
 
 /// The ledger that these bytes were written from.
@@ -68,35 +122,35 @@ pub(super) fn read(bytes: &[u8]) -> Result<Ledger, SnapshotError> {
     if snapshot.version > STATE_VERSION {
         return Err(SnapshotError::Version { found: snapshot.version, newest: STATE_VERSION });
     }
-    let (mut entries, mut tree, mut changed) = (BTreeMap::new(), Tree::new(), Changed::default());
+    let (mut records, mut tree, mut changed) = (Records::new(), Tree::new(), Changed::default());
     let mut values = BTreeMap::new();
     for (key, entry, height) in snapshot.records {
         if !entry.fits(&key) {
             return Err(SnapshotError::Misplaced(format!("{key:?}")));
         }
         let value = entry.to_bytes();
-        changed.set(key.clone(), height, value.len());
-        values.insert(key.clone(), Some(value));
-        entries.insert(key, entry);
+        let place = Place { height, size: value.len() };
+        let before = records.insert(key.clone(), Kept { entry, place: Some(place) }).and_then(|kept| kept.place);
+        changed.set(key.clone(), before.map(|place| place.height), height);
+        values.insert(key, Some(value));
     }
     tree.update(values);
     if tree.root() != snapshot.app_hash {
         return Err(SnapshotError::AppHash { stated: snapshot.app_hash, computed: tree.root() });
     }
-    check_complete(&entries)?;
-    let found = version(entries.get(&Key::Rules));
+    check_complete(&records)?;
+    let found = version(records.get(&Key::Rules).map(|kept| &kept.entry));
     if found != snapshot.version {
         return Err(SnapshotError::OtherVersion { stated: snapshot.version, found });
     }
-    let mut state = State::from_entries(entries);
-    state.take_changed();
+    let state = State::of(records);
     changed.begin_at(state.clock().height);
     Ok(Ledger { state, tree, changed, verified: Verified::default() })
 }
 
-fn check_complete(entries: &BTreeMap<Key, Entry>) -> Result<(), SnapshotError> {
+fn check_complete(records: &Records) -> Result<(), SnapshotError> {
     let needed = [(Key::Genesis, "genesis"), (Key::Clock, "clock")];
-    let missing = needed.into_iter().find(|(key, _)| !entries.contains_key(key));
+    let missing = needed.into_iter().find(|(key, _)| !records.contains_key(key));
     missing.map_or(Ok(()), |(_, name)| Err(SnapshotError::Missing(name)))
 }
 
@@ -104,9 +158,64 @@ fn check_complete(entries: &BTreeMap<Key, Entry>) -> Result<(), SnapshotError> {
 mod tests {
     use super::*;
     use crate::{
-        chain::ledger::testing::check_promises,
-        types::{JobStatus, Time},
+        chain::ledger::testing::{World, check_promises, register_message, spec},
+        types::{JobSpec, JobStatus, Quorum, Time},
     };
+
+    /// All parts of the snapshot that begins now, of so many records each; a block follows on each.
+    fn beside(world: &mut World, records: usize) -> Vec<u8> {
+        let begun = world.ledger.begin_snapshot();
+        let mut bytes = begun.bytes.clone();
+        for turn in 0.. {
+            match world.ledger.snapshot_part(&begun, records) {
+                Part::Bytes(part) => bytes.extend(part),
+                Part::End => break,
+                Part::Gone => panic!("it is the only one"),
+            }
+            match turn {
+                // New records before and behind, a round that is closed and paid, and what is left of it removed.
+                0 => world.ok(9, register_message()),
+                1 => drop(world.submit(2, JobSpec { budget: 0, ..spec(1, Quorum::All) }, 3)),
+                2 => {
+                    let jobs = world.changes(0).jobs;
+                    let open = jobs.iter().find(|job| job.spec.rounds == 2 && job.round == 0).map(|job| job.id);
+                    open.iter().for_each(|job| world.close(*job, &[2, 1]));
+                }
+                _ => world.pass(1, &[1, 2, 3]),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_snapshot_in_parts_is_the_one_of_its_height_whatever_happens_meanwhile() {
+        for records in [1, 2, 3, 7, 1_000] {
+            let mut world = World::in_a_round();
+            let whole = world.ledger.snapshot();
+            assert_eq!(beside(&mut world, records), whole, "{records} records at a time");
+            // And again, of what it is now.
+            let whole = world.ledger.snapshot();
+            assert_eq!(beside(&mut world, records), whole);
+            let restored = Ledger::restore(&whole).unwrap();
+            assert_eq!(restored.snapshot(), whole);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_in_parts_ends_with_its_last_part_and_where_another_begins() {
+        let mut world = World::of_nodes(2);
+        let first = world.ledger.begin_snapshot();
+        assert!(matches!(world.ledger.snapshot_part(&first, 1), Part::Bytes(_)));
+        world.pass(1, &[1]);
+        let second = world.ledger.begin_snapshot();
+        assert_eq!(world.ledger.snapshot_part(&first, 1), Part::Gone);
+        let records = world.ledger.records();
+        assert!(matches!(world.ledger.snapshot_part(&second, records), Part::Bytes(_)));
+        assert_eq!(world.ledger.snapshot_part(&second, 1), Part::End);
+        assert_eq!(world.ledger.snapshot_part(&second, 1), Part::Gone);
+        let mut other = World::of_nodes(2).ledger;
+        assert_eq!(other.snapshot_part(&second, 1), Part::Gone);
+    }
 
     /// A ledger of format 1 as its program wrote it: one job has closed a round, another has a task that a node failed.
     /// These bytes never change. A program that keeps records in another way brings them over, and shows it here.

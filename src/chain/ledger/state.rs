@@ -1,7 +1,7 @@
 //! All records, with an undo journal, and the indexes that answer "what is due?" without a scan.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, btree_map},
     mem,
     ops::RangeBounds,
 };
@@ -9,6 +9,7 @@ use std::{
 use super::{
     Economy, Event, Genesis, Key, Parameters, Rules,
     entries::{Clock, Entry, Inference, NodeClock, Payout, TaskClock},
+    frozen::Frozen,
     index::Index,
     refusal::Refusal,
 };
@@ -23,14 +24,35 @@ use crate::{
 /// The records. Every write goes through [`State::put`] and [`State::remove`], so that journal, indexes and the set
 /// of changed records can't be forgotten.
 pub(super) struct State {
-    entries: BTreeMap<Key, Entry>,
+    records: Records,
     index: Index,
     /// What each write since [`State::begin`] replaced, oldest first.
-    journal: Vec<(Key, Option<Entry>)>,
-    /// Written since [`State::take_changed`].
-    changed: BTreeSet<Key>,
+    journal: Vec<(Key, Option<Kept>)>,
+    changed: ChangedKeys,
     /// Since [`State::take_events`].
     events: Vec<Event>,
+    /// An earlier state that is being written out.
+    frozen: Option<Frozen>,
+}
+
+/// All records.
+pub(super) type Records = BTreeMap<Key, Kept>;
+/// What was written since [`State::take_changed`], with where it was committed before that; none if it was not.
+pub(super) type ChangedKeys = BTreeMap<Key, Option<Place>>;
+
+/// A record, and where it was committed last: none if no block has ended since it was written.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) entry: Entry,
+    pub(super) place: Option<Place>,
+}
+
+/// The block that a record was committed with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) height: u64,
+    /// Bytes of the record as it is hashed.
+    pub(super) size: usize,
 }
 
 /// Declares how a kind of record is looked up and put.
@@ -39,7 +61,7 @@ macro_rules! records {
         impl State {$(
             /// The record, if there is one.
             pub(super) fn $get(&self, id: &$id) -> Option<&$record> {
-                match self.entries.get(&Key::$record(*id)) {
+                match self.get(&Key::$record(*id)) {
                     Some(Entry::$record(record)) => Some(record),
                     _ => None,
                 }
@@ -116,22 +138,22 @@ demanded! {
 impl State {
     /// A ledger that holds nothing but its genesis and clock.
     pub(super) fn new(genesis: Genesis, clock: Clock) -> Self {
-        Self::from_entries(BTreeMap::from([
-            (Key::Genesis, Entry::Genesis(Box::new(genesis))),
-            (Key::Clock, Entry::Clock(clock)),
-        ]))
+        let mut state = Self::of(Records::new());
+        state.put(Key::Genesis, Entry::Genesis(Box::new(genesis)));
+        state.put(Key::Clock, Entry::Clock(clock));
+        state
     }
 
-    /// The state with these records, among which must be genesis and clock. All count as changed.
-    pub(super) fn from_entries(entries: BTreeMap<Key, Entry>) -> Self {
-        let index = Index::over(&entries);
-        let changed = entries.keys().cloned().collect();
-        Self { entries, index, journal: Vec::new(), changed, events: Vec::new() }
+    /// The state with these records, all of them committed, among which must be genesis and clock.
+    pub(super) fn of(records: Records) -> Self {
+        let index = Index::over(records.iter().map(|(key, kept)| (key, &kept.entry)));
+        let changed = ChangedKeys::new();
+        Self { records, index, journal: Vec::new(), changed, events: Vec::new(), frozen: None }
     }
 
     /// What the ledger began from.
     pub(super) fn genesis(&self) -> &Genesis {
-        match self.entries.get(&Key::Genesis) {
+        match self.get(&Key::Genesis) {
             Some(Entry::Genesis(genesis)) => genesis,
             _ => unreachable!("no state is made without a genesis, and none is removed"),
         }
@@ -139,7 +161,7 @@ impl State {
 
     /// The numbers in force in place of those of the genesis; `None` until validators changed one.
     pub(super) fn rules(&self) -> Option<&Rules> {
-        match self.entries.get(&Key::Rules) {
+        match self.get(&Key::Rules) {
             Some(Entry::Rules(rules)) => Some(rules),
             _ => None,
         }
@@ -162,7 +184,7 @@ impl State {
 
     /// What validators vote on; `None` for nothing.
     pub(super) fn proposals(&self) -> Option<&Proposals> {
-        match self.entries.get(&Key::Proposals) {
+        match self.get(&Key::Proposals) {
             Some(Entry::Proposals(proposals)) => Some(proposals),
             _ => None,
         }
@@ -184,7 +206,7 @@ impl State {
 
     /// The sums of the economy.
     pub(super) fn totals(&self) -> Totals {
-        match self.entries.get(&Key::Totals) {
+        match self.get(&Key::Totals) {
             Some(Entry::Totals(totals)) => *totals,
             _ => Totals::default(),
         }
@@ -197,7 +219,7 @@ impl State {
 
     /// Who makes the blocks; `None` without an economy.
     pub(super) fn validators(&self) -> Option<&Validators> {
-        match self.entries.get(&Key::Validators) {
+        match self.get(&Key::Validators) {
             Some(Entry::Validators(validators)) => Some(validators),
             _ => None,
         }
@@ -210,7 +232,7 @@ impl State {
 
     /// Height and times.
     pub(super) fn clock(&self) -> Clock {
-        match self.entries.get(&Key::Clock) {
+        match self.get(&Key::Clock) {
             Some(Entry::Clock(clock)) => *clock,
             _ => unreachable!("no state is made without a clock, and none is removed"),
         }
@@ -223,17 +245,51 @@ impl State {
 
     /// The record under `key`.
     pub(super) fn get(&self, key: &Key) -> Option<&Entry> {
-        self.entries.get(key)
+        self.records.get(key).map(|kept| &kept.entry)
+    }
+
+    /// Where the record under `key` was committed last.
+    pub(super) fn place(&self, key: &Key) -> Option<Place> {
+        self.records.get(key).and_then(|kept| kept.place)
+    }
+
+    /// The record under `key` was committed.
+    pub(super) fn set_place(&mut self, key: &Key, place: Place) {
+        if let Some(kept) = self.records.get_mut(key) {
+            kept.place = Some(place);
+        }
+    }
+
+    /// All records with their places, in the order of their keys.
+    pub(super) fn records(&self) -> &Records {
+        &self.records
     }
 
     /// All records, in the order of their keys.
+    #[cfg(test)]
     pub(super) fn entries(&self) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.entries.iter()
+        self.range(..)
     }
 
     /// The records under a range of keys.
     pub(super) fn range(&self, keys: impl RangeBounds<Key>) -> impl Iterator<Item = (&Key, &Entry)> {
-        self.entries.range(keys)
+        self.records.range(keys).map(|(key, kept)| (key, &kept.entry))
+    }
+
+    /// Keeps everything as it is now until it is written out, in place of what was kept so. Between blocks.
+    pub(super) fn freeze(&mut self) {
+        self.frozen = Some(Frozen::at(self.clock().height));
+    }
+
+    /// Gives the next records of the state that is kept since the block of this height, after going through `count` at most.
+    /// True while there may be more, none if that state is not kept any more.
+    pub(super) fn next_frozen(&mut self, height: u64, count: usize, give: impl FnMut(&Key, &Kept)) -> Option<bool> {
+        let frozen = self.frozen.as_mut().filter(|frozen| frozen.height() == height)?;
+        let more = frozen.next(&self.records, count, give);
+        if !more {
+            self.frozen = None;
+        }
+        Some(more)
     }
 
     /// The tasks of a job, by slot.
@@ -273,7 +329,7 @@ impl State {
 
     /// What a node answered for a job so far.
     pub(super) fn inference(&self, job: JobId, node: NodeKey) -> Inference {
-        match self.entries.get(&Key::Inference(job, node)) {
+        match self.get(&Key::Inference(job, node)) {
             Some(Entry::Inference(inference)) => *inference,
             _ => Inference::default(),
         }
@@ -286,7 +342,7 @@ impl State {
 
     /// A registered model.
     pub(super) fn model(&self, id: &str) -> Option<&Model> {
-        match self.entries.get(&Key::Model(id.to_owned())) {
+        match self.get(&Key::Model(id.to_owned())) {
             Some(Entry::Model(model)) => Some(model),
             _ => None,
         }
@@ -305,7 +361,7 @@ impl State {
 
     /// A closed round.
     pub(super) fn round(&self, job: JobId, round: u32) -> Option<&RoundRecord> {
-        match self.entries.get(&Key::Round(job, round)) {
+        match self.get(&Key::Round(job, round)) {
             Some(Entry::Round(record)) => Some(record),
             _ => None,
         }
@@ -313,7 +369,7 @@ impl State {
 
     /// A payout that waits for its height.
     pub(super) fn payout(&self, height: u64, job: JobId, round: u32) -> Option<&Payout> {
-        match self.entries.get(&Key::Payout(height, job, round)) {
+        match self.get(&Key::Payout(height, job, round)) {
             Some(Entry::Payout(payout)) => Some(payout),
             _ => None,
         }
@@ -353,7 +409,7 @@ impl State {
     }
 
     /// The keys written since the last call.
-    pub(super) fn take_changed(&mut self) -> BTreeSet<Key> {
+    pub(super) fn take_changed(&mut self) -> ChangedKeys {
         self.journal.clear();
         mem::take(&mut self.changed)
     }
@@ -368,26 +424,41 @@ impl State {
     }
 
     fn write(&mut self, key: Key, new: Option<Entry>) {
-        let old = self.replace(key.clone(), new);
-        self.changed.insert(key.clone());
+        let old = self.replace(key.clone(), new.map(|entry| Kept { entry, place: None }));
+        if let Some(frozen) = &mut self.frozen
+            && !frozen.put_aside(&key, old.as_ref())
+        {
+            self.frozen = None;
+        }
+        self.changed.entry(key.clone()).or_insert_with(|| old.as_ref().and_then(|old| old.place));
         self.journal.push((key, old));
     }
 
-    fn replace(&mut self, key: Key, new: Option<Entry>) -> Option<Entry> {
-        let old = self.entries.get(&key);
+    fn replace(&mut self, key: Key, new: Option<Kept>) -> Option<Kept> {
         // Encoding an address costs more than all else here, and an account that changes keeps its own.
-        match (&key, old, &new) {
-            (Key::Account(account), None, Some(_)) => self.index.open_account(account),
-            (Key::Account(account), Some(_), None) => self.index.close_account(account),
-            _ => {}
+        match (self.records.entry(key), new) {
+            (btree_map::Entry::Occupied(mut place), Some(new)) => {
+                self.index.remove(place.key(), &place.get().entry);
+                self.index.add(place.key(), &new.entry);
+                Some(mem::replace(place.get_mut(), new))
+            }
+            (btree_map::Entry::Vacant(place), Some(new)) => {
+                if let Key::Account(account) = place.key() {
+                    self.index.open_account(account);
+                }
+                self.index.add(place.key(), &new.entry);
+                place.insert(new);
+                None
+            }
+            (btree_map::Entry::Occupied(place), None) => {
+                let (key, old) = place.remove_entry();
+                if let Key::Account(account) = &key {
+                    self.index.close_account(account);
+                }
+                self.index.remove(&key, &old.entry);
+                Some(old)
+            }
+            (btree_map::Entry::Vacant(_), None) => None,
         }
-        if let Some(old) = old {
-            self.index.remove(&key, old);
-        }
-        let Some(new) = new else {
-            return self.entries.remove(&key);
-        };
-        self.index.add(&key, &new);
-        self.entries.insert(key, new)
     }
 }

@@ -8,8 +8,25 @@ use std::{
     fmt,
 };
 
-use super::refusal::{Refusal, ensure};
-use crate::types::NodeKey;
+use super::{
+    refusal::{Refusal, check_range, ensure},
+    state::State,
+    transaction::Context,
+};
+use crate::types::{NodeKey, Signed, SignedObject};
+
+/// Opens votes that validators signed, of which there may be as many as validators. Answers the powers beside them.
+pub(super) fn open_votes<T: SignedObject>(
+    state: &State,
+    context: &Context,
+    votes: &[Signed],
+) -> Result<(BTreeMap<NodeKey, u64>, Vec<T>), Refusal> {
+    let powers = state.validators().map(|validators| validators.powers.clone()).unwrap_or_default();
+    check_range("votes", votes.len(), 1, powers.len())?;
+    let open = |vote: &Signed| vote.open_within(context.vouched).map_err(|error| Refusal::unopened("vote", &error));
+    let votes = votes.iter().map(open).collect::<Result<_, _>>()?;
+    Ok((powers, votes))
+}
 
 /// A count of votes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

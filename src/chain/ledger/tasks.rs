@@ -19,7 +19,7 @@ use super::{
 use crate::{
     chain::records::Task,
     codec,
-    types::{CheckpointRef, Digest, Generation, NodeKey, NodeStatus, Resources, TaskId, TaskStatus, Time},
+    types::{CheckpointRef, Digest, Generation, NodeKey, NodeStatus, TaskId, TaskStatus, Time},
 };
 
 /// `lease_tx` of a task that nobody holds.
@@ -94,9 +94,10 @@ fn check_failures(state: &State, id: &TaskId, taker: &NodeKey) -> Result<(), Ref
 }
 
 fn check_capacity(state: &State, id: &TaskId, taker: &NodeKey) -> Result<(), Refusal> {
-    let needs = |task: &TaskId| state.job(&task.job).map(|job| job.spec.resources).unwrap_or_default();
-    let booked = state.index().held_by(taker).fold(Resources::default(), |sum, task| sum.plus(&needs(&task)));
-    let lacking = state.known_node(taker)?.resources.lacks(&booked.plus(&needs(id)));
+    let needs = |task: TaskId| state.job(&task.job).map(|job| job.spec.resources).unwrap_or_default();
+    // As many as fit into what the node registered.
+    let wanted = state.index().held_by(taker).chain([*id]).map(needs);
+    let lacking = state.known_node(taker)?.resources.lacks_for(wanted);
     ensure(lacking.is_none(), || {
         Refusal::conflict(format!("the node has registered too little {} for it", lacking.unwrap_or_default()))
     })
@@ -345,7 +346,7 @@ fn emit_status(state: &mut State, id: &TaskId) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, content, genesis, id, room, spec};
+    use super::super::testing::{World, content, genesis, id, room, shards, spec};
     use super::super::{Genesis, Parameters};
     use super::*;
     use crate::{
@@ -359,6 +360,44 @@ mod tests {
         let started = world.report(job, 0, TaskStatus::InProgress);
         world.ok(2, started);
         job
+    }
+
+    /// Thousandths of nodes and of hashes that a lease in a block of its own takes of the authenticated map, where there are so
+    /// many tasks: it writes five records.
+    fn effort_of_a_lease(tasks: u32) -> [u64; 2] {
+        let (slots, leases) = (1_000, 16);
+        let mut world = World::of_nodes(8);
+        let alone = |world: &mut World, who, message| {
+            let transaction = world.sign(who, message);
+            let result = world.ledger.apply_block(world.now, &[transaction]).results.remove(0);
+            assert_eq!(result.code, 0, "{}", result.log);
+            result.data
+        };
+        let submit = |_| {
+            let spec = Box::new(JobSpec { budget: 0, ..spec(1, Quorum::All) });
+            let data = alone(&mut world, 1, Message::SubmitJob { spec, shards: shards(slots) });
+            codec::decode::<JobId>(&data, 64).unwrap()
+        };
+        let jobs: Vec<JobId> = (0..tasks / slots).map(submit).collect();
+        let before = world.ledger.effort();
+        for number in 0..leases {
+            let job = jobs[usize::try_from(number).unwrap() % jobs.len()];
+            let message = world.lease_message(job, number);
+            alone(&mut world, u8::try_from(number / 2).unwrap() + 1, message);
+        }
+        let after = world.ledger.effort();
+        [after.nodes - before.nodes, after.hashes - before.hashes].map(|count| count * 1_000 / u64::from(leases))
+    }
+
+    #[test]
+    fn ten_times_the_tasks_cost_a_lease_so_many_nodes_and_hashes_more_however_many_tasks_there_are() {
+        let [small, medium, large] = [1_000, 10_000, 100_000].map(effort_of_a_lease);
+        // Five records, each log2(10) deeper, 3.3; they share what is above them.
+        for (less, more) in [(small, medium), (medium, large)] {
+            for (less, more) in less.iter().zip(&more) {
+                assert!((12_000..20_000).contains(&(more - less)), "{less} to {more} thousandths");
+            }
+        }
     }
 
     fn delegation(world: &World, job: JobId, to: u8) -> Message {

@@ -8,8 +8,12 @@ use super::{
 use crate::{
     chain::wire::{MAX_TRANSACTION, Message, Transaction},
     codec,
-    types::{Digest, NodeKey, Signed, Verified},
+    types::{Digest, NodeKey, ParameterVote, RoundVote, Signed, SignedObject, VerdictVote, Verified, Vouched},
 };
+
+/// A transaction may be this far ahead of its creator's next while it waits: what is further can't be in one of the next
+/// blocks, and only takes room. A client has at most 32 in flight.
+const MAX_AHEAD: u64 = 1_000;
 
 /// What the rules know of a transaction besides its message.
 pub(super) struct Context {
@@ -19,6 +23,8 @@ pub(super) struct Context {
     pub(super) nonce: u64,
     /// SHA-256 of its bytes: its name on the chain.
     pub(super) hash: Digest,
+    /// Whether its signature and those of the beats or votes in it were found right before.
+    pub(super) vouched: Option<Vouched>,
 }
 
 /// An authentic transaction's place in the line of its creator.
@@ -35,14 +41,42 @@ pub(super) fn check(state: &State, known: &Verified, bytes: &[u8]) -> Transactio
     let checked = open(state, known, bytes).and_then(|(context, message)| {
         let expected = next_nonce(state, &context.creator);
         ensure(context.nonce >= expected, || used_nonce(context.nonce, expected))?;
-        fees::check(state, &context.creator, &message)
+        ensure(context.nonce - expected <= MAX_AHEAD, || {
+            Refusal::nonce(format!("nonce {} is more than {MAX_AHEAD} ahead; expected {expected}", context.nonce))
+        })?;
+        fees::check(state, &context.creator, &message)?;
+        // Last, because it may take a thousand times as long as all of the above.
+        verify_parts(known, &context, &message)
     });
     checked.map_or_else(TransactionResult::from, |()| TransactionResult::default())
 }
 
-/// What a transaction claims, if it is whole, authentic and for this ledger. Looks at no account.
+/// What a transaction claims, if it is whole, authentic with all beats or votes in it, and for this ledger. Looks at no account.
 pub(super) fn claim(state: &State, known: &Verified, bytes: &[u8]) -> Result<Claim, Refusal> {
-    open(state, known, bytes).map(|(context, _)| Claim { creator: context.creator, nonce: context.nonce })
+    let (context, message) = open(state, known, bytes)?;
+    verify_parts(known, &context, &message)?;
+    Ok(Claim { creator: context.creator, nonce: context.nonce })
+}
+
+/// Verifies the signatures of the beats or votes in a transaction whose own is right, and remembers that all of them are: under the
+/// hash of all its bytes, so that one name stands for a thousand beats. With one that is forged it does not wait for a block: whoever
+/// gathers beats verified them. In a block it would be no worse than it always was, and each beat counts by itself there.
+///
+/// What has one or two signatures in it, a receipt or evidence of an offence, is verified when it is applied.
+fn verify_parts(known: &Verified, context: &Context, message: &Message) -> Result<(), Refusal> {
+    let verify = || match message {
+        Message::UpdateHeartbeat { beats } => nodes::verify(beats),
+        Message::CloseRound { votes, .. } => verify_votes::<RoundVote>(votes),
+        Message::Verdict { votes } => verify_votes::<VerdictVote>(votes),
+        Message::ChangeParameters { votes } => verify_votes::<ParameterVote>(votes),
+        _ => Ok(()),
+    };
+    known.once(context.hash, verify).map(drop)
+}
+
+fn verify_votes<T: SignedObject>(votes: &[Signed]) -> Result<(), Refusal> {
+    let verify = |vote: &Signed| vote.verify::<T>().map_err(|error| Refusal::unopened("vote", &error));
+    votes.iter().try_for_each(verify)
 }
 
 /// Applies a transaction. One that is authentic and next uses its nonce even if its message fails; of a failed
@@ -81,8 +115,10 @@ fn open(state: &State, known: &Verified, bytes: &[u8]) -> Result<(Context, Messa
     // The signature covers the body and not the envelope: without this, anybody could write the envelope in another way and
     // so give a transaction another hash, and with it another lease and other assignments.
     ensure(codec::encode(&signed) == bytes, || Refusal::malformed("transaction: its envelope is not canonical CBOR"))?;
+    let hash = Digest::of(bytes);
+    let vouched = known.vouch(&hash);
     let transaction: Transaction =
-        signed.open_knowing(known).map_err(|error| Refusal::unopened("transaction", &error))?;
+        signed.open_within(vouched).map_err(|error| Refusal::unopened("transaction", &error))?;
     // As a program that does not know the economy refuses its messages: without one, both are one ledger.
     ensure(state.economy().is_some() || !transaction.message.needs_economy(), || {
         Refusal::malformed(
@@ -99,7 +135,7 @@ fn open(state: &State, known: &Verified, bytes: &[u8]) -> Result<(Context, Messa
         let theirs: String = transaction.chain_id.chars().take(super::MAX_CHAIN_ID).collect();
         Refusal::chain_id(format!("the transaction is for ledger `{theirs}`, this is `{chain_id}`"))
     })?;
-    let context = Context { creator: signed.signer, nonce: transaction.nonce, hash: Digest::of(bytes) };
+    let context = Context { creator: signed.signer, nonce: transaction.nonce, hash, vouched };
     Ok((context, transaction.message))
 }
 
@@ -119,7 +155,7 @@ fn perform(state: &mut State, context: &Context, message: &Message) -> Result<Ve
             let offer = nodes::Offer { node_id, address: address.as_deref(), resources, listen, attributes };
             nodes::register(state, context, &offer)
         }
-        Message::UpdateHeartbeat { beats } => nodes::heartbeat(state, beats),
+        Message::UpdateHeartbeat { beats } => nodes::heartbeat(state, context, beats),
         Message::SubmitJob { spec, shards } => jobs::submit(state, context, spec, shards),
         Message::CreateTask { job_id, shard } => jobs::create_task(state, context, job_id, shard),
         Message::TakeLease { task_id, generation } => tasks::take_lease(state, context, task_id, *generation),
@@ -148,8 +184,8 @@ fn perform(state: &mut State, context: &Context, message: &Message) -> Result<Ve
         Message::Unbond { amount } => stake::unbond(state, context, *amount),
         Message::Send { to, amount } => money::send(state, context, to, *amount),
         Message::ReportOffence { evidence } => offences::report(state, context, evidence),
-        Message::Verdict { votes } => verdicts::find(state, votes),
-        Message::ChangeParameters { votes } => governance::vote(state, votes),
+        Message::Verdict { votes } => verdicts::find(state, context, votes),
+        Message::ChangeParameters { votes } => governance::vote(state, context, votes),
         Message::OfferStorage { bytes } => storage::offer(state, context, *bytes),
         Message::Keep { root, bytes, copies, until } => {
             let wish = storage::Wish { root: *root, bytes: *bytes, copies: *copies, until: *until };
@@ -167,10 +203,60 @@ mod tests {
 
     use super::*;
     use crate::{
-        chain::{ledger::Genesis, wire::Code},
+        chain::{
+            ledger::{
+                Genesis,
+                testing::{World, spec},
+            },
+            wire::Code,
+        },
         identity::Keypair,
-        types::{NodeKey, Resources, Time},
+        types::{NodeKey, Quorum, Resources, Time},
     };
+
+    /// A ledger, and transactions for it with beats and with votes.
+    fn with_parts() -> (World, Vec<Vec<u8>>) {
+        let mut world = World::of_nodes(3);
+        let job = world.submit(1, spec(1, Quorum::All), 2);
+        for (holder, slot) in [(1, 0), (2, 1)] {
+            world.lease(holder, job, slot);
+            world.prove(holder, 3, job, slot);
+        }
+        let beats = [1, 2, 3].map(|number| world.beat(number, false)).to_vec();
+        let beats = world.sign(3, Message::UpdateHeartbeat { beats });
+        let close = world.close_message(&world.outcome(job), &[1, 2]);
+        let close = world.sign(1, close);
+        (world, vec![beats, close])
+    }
+
+    #[test]
+    fn a_ledger_that_verified_before_comes_to_what_one_comes_to_that_did_not_whatever_was_damaged() {
+        let (mut ahead, whole) = with_parts();
+        let (mut never, _) = with_parts();
+        for transaction in &whole {
+            assert_eq!(ahead.ledger.check(transaction).log, "");
+        }
+        let damaged = |transaction: &Vec<u8>| {
+            let (at, bit) = ((0..transaction.len()), (0..8).cycle());
+            let damage = |(at, bit): (usize, u32)| {
+                let mut damaged = transaction.clone();
+                damaged[at] ^= 1 << bit;
+                damaged
+            };
+            at.zip(bit).map(damage).collect::<Vec<_>>()
+        };
+        let mut block: Vec<Vec<u8>> = whole.iter().flat_map(damaged).collect();
+        for transaction in &block {
+            ahead.ledger.check(transaction);
+            assert!(!ahead.ledger.is_verified(transaction));
+        }
+        block.extend(whole);
+        let results = ahead.block(100, &block).results;
+        assert_eq!(results, never.block(100, &block).results);
+        assert_eq!(ahead.ledger.app_hash(), never.ledger.app_hash());
+        let (refused, last) = results.split_last_chunk::<2>().unwrap();
+        assert!(last.iter().all(|result| result.code == 0) && refused.iter().all(|result| result.code != 0));
+    }
 
     #[test]
     fn an_envelope_that_somebody_wrote_in_another_way_is_refused() {

@@ -6,9 +6,10 @@
 
 use super::{
     offences,
-    refusal::{Refusal, check_range, ensure},
+    refusal::{Refusal, ensure},
     state::State,
-    tally::Tally,
+    tally::{self, Tally},
+    transaction::Context,
 };
 use crate::{
     chain::records::OffenceKind,
@@ -20,10 +21,8 @@ use crate::{
 type Finding = (NodeKey, JobId, Round, Digest);
 
 /// Takes a verdict, and punishes what it found. Answers what was slashed.
-pub(super) fn find(state: &mut State, votes: &[Signed]) -> Result<Vec<u8>, Refusal> {
-    let powers = state.validators().map(|validators| validators.powers.clone()).unwrap_or_default();
-    check_range("votes", votes.len(), 1, powers.len())?;
-    let votes: Vec<VerdictVote> = votes.iter().map(open).collect::<Result<_, _>>()?;
+pub(super) fn find(state: &mut State, context: &Context, votes: &[Signed]) -> Result<Vec<u8>, Refusal> {
+    let (powers, votes) = tally::open_votes::<VerdictVote>(state, context, votes)?;
     let (node, job, round, evidence) = finding(&votes[0]);
     ensure(votes.iter().all(|vote| finding(vote) == finding(&votes[0])), || {
         Refusal::invalid("the votes are on different findings; each verdict has one")
@@ -32,10 +31,6 @@ pub(super) fn find(state: &mut State, votes: &[Signed]) -> Result<Vec<u8>, Refus
     let id = offences::named(state, OffenceKind::Verdict, node, TaskId { job, slot: 0 }, round)?;
     let slashed = offences::punish(state, &id, None, evidence)?;
     Ok(codec::encode(&slashed))
-}
-
-fn open(signed: &Signed) -> Result<VerdictVote, Refusal> {
-    signed.open().map_err(|error| Refusal::unopened("vote", &error))
 }
 
 fn finding(vote: &VerdictVote) -> Finding {

@@ -106,8 +106,11 @@ impl Reports {
         concerned.into_iter().filter_map(|node| Some((node, votes.two_roots(&node)?))).collect()
     }
 
+    /// The votes of the open round of a job. With the first of them, all rounds of the job before it are over.
     fn round(&mut self, job: JobId, round: Round) -> &mut Votes {
-        let place = self.rounds.iter().position(|(name, _)| *name == (job, round)).unwrap_or_else(|| {
+        let known = self.rounds.iter().position(|(name, _)| *name == (job, round));
+        let place = known.unwrap_or_else(|| {
+            self.forget(&job, round);
             if self.rounds.len() >= MAX_ROUNDS {
                 self.rounds.remove(0);
             }
@@ -163,7 +166,6 @@ impl Coordinator {
         if open != Some(vote.round) || !self.holders(&ledger, &vote.job).contains(&vote.node) {
             return;
         }
-        self.reports.forget(&vote.job, vote.round);
         for (node, evidence) in self.reports.see_vote(&vote, signed, outcome) {
             let id = OffenceId { node, kind: OffenceKind::TwoRoots, job: vote.job, round: vote.round };
             self.report_offence(&ledger, id, evidence);
@@ -235,7 +237,8 @@ mod tests {
         let liar = Keypair::from_secret(&[1; 32]).node_key();
         assert_eq!(hear(&mut reports, 3, &other, true), [liar]);
         assert_eq!(hear(&mut reports, 1, &other, false), [liar], "and it stays so");
-        reports.forget(&JOB, 4);
+        let next = RoundOutcome { round: 4, ..outcome(1, 5) };
+        assert_eq!(hear(&mut reports, 2, &next, true), [], "the round is over");
         assert_eq!(hear(&mut reports, 1, &other, true), []);
     }
 
@@ -243,7 +246,8 @@ mod tests {
     fn what_is_remembered_of_votes_is_bounded() {
         let mut reports = Reports::default();
         for number in 0..2_000_u64 {
-            let outcome = RoundOutcome { round: u32::try_from(number % 20).unwrap(), ..outcome(1, number) };
+            // Backwards, so that no round is over.
+            let outcome = RoundOutcome { round: u32::try_from(19 - number % 20).unwrap(), ..outcome(1, number) };
             hear(&mut reports, u8::try_from(number % 5).unwrap() + 1, &outcome, true);
         }
         assert_eq!(reports.rounds.len(), MAX_ROUNDS);
