@@ -8,7 +8,8 @@
 //! - `state` decides what a block does and which height counts; `proposal` what may stand in a block; `genesis` what a
 //!   chain begins from; `query` what is answered; `sync` how a snapshot goes to a new validator. All of them are pure.
 //! - `store` keeps snapshots; `application` puts both together.
-//! - [`local`] makes the directories of a chain and [`supervise`] runs its processes on this machine.
+//! - [`local`] makes the directories of a chain and [`supervise`] runs its processes on this machine; `damage` knows what
+//!   CometBFT says when a restart won't help.
 //!
 //! **Durability.** CometBFT syncs a block before this program sees it, and hands every block over again that comes after
 //! the height named in `Info`. So a snapshot now and then is all that is kept here, there is no second log that could
@@ -22,6 +23,7 @@
 //! can connect can make blocks.
 
 mod application;
+mod damage;
 mod genesis;
 pub mod local;
 mod proposal;
@@ -38,6 +40,7 @@ pub mod wire;
 
 use std::{io, num::NonZeroU64, path::PathBuf};
 
+pub use application::Application;
 pub use genesis::InitError;
 pub use query::answer as answer_query;
 pub use server::{Address, AddressError, Server};
