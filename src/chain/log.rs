@@ -43,9 +43,8 @@ pub enum Error {
     },
     /// It ends before what was synced.
     #[error(
-        "{path} is whole up to byte {offset}, and more was acknowledged: its last records are damaged or cut off. Restore \
-         it from a copy; or give up what is missing with `truncate --size={offset} {path}`, and remove `blocks.synced` and \
-         `index.redb` beside it"
+        "{path} is damaged or cut off at byte {offset}, and more was acknowledged: restore it from a copy; or give up what \
+         is missing with `truncate --size={offset} {path}`, and remove `blocks.synced` and `index.redb` beside it"
     )]
     Lost {
         /// The file.

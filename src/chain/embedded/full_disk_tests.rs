@@ -45,6 +45,7 @@ fn whatever_a_ledger_writes_when_its_disk_is_full_it_loses_nothing_and_goes_on_w
         let (made, error) = fill_with_blocks(&mut chain, bytes);
         assert!(error.to_string().contains("can't write its block"), "{error}");
         assert!(made > 2, "{made} blocks of {bytes} bytes");
+        println!("{made} blocks of {bytes} bytes: {error}");
         let last = chain.archive().last().unwrap().sealed.height();
         assert_eq!(last, made, "what was refused is no block");
 

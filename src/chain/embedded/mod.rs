@@ -79,7 +79,7 @@ pub enum Error {
     },
     /// What it began from is not what was written.
     #[error(
-        "{path} is not what was written: its SHA-256 is {found}, `genesis.sha256` beside it says {written}. Restore both \
+        "{path} is not what was written (its SHA-256 is {found}, `genesis.sha256` beside it says {written}): restore both \
          from a copy, or choose another --data-dir for a new ledger"
     )]
     Changed {
@@ -142,7 +142,7 @@ pub enum Error {
     /// The log does not follow from the genesis with this program.
     #[error(
         "block {height} on disk does not follow from the blocks before it: another version of the program or another key \
-         wrote it, or the disk changed what was written. Restore the directory from a copy; what is not `blocks.log` or \
+         wrote it, or the disk changed what was written: restore the directory from a copy; what is not `blocks.log` or \
          `genesis.cbor` may also be removed, and is then made again from them"
     )]
     Diverged {
