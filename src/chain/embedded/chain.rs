@@ -22,7 +22,7 @@ use crate::{
         log::Log,
         snapshot::{self, Snapshot},
     },
-    types::Time,
+    types::{Time, words},
 };
 
 /// Blocks between two snapshots: a restart replays fewer than this.
@@ -129,7 +129,8 @@ impl Chain {
             Ok(()) => self.next_snapshot = height + SNAPSHOT_EVERY,
             Err(error) => {
                 self.next_snapshot = height + SNAPSHOT_RETRY;
-                tracing::warn!(height, %error, "the ledger's snapshot could not be written and is tried again later");
+                let error = words(&error);
+                tracing::warn!(height, error, "the ledger's snapshot could not be written and is tried again later");
             }
         }
     }

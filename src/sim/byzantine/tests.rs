@@ -8,7 +8,7 @@ use std::{
 use super::*;
 
 /// Seeds that a plain test run goes through; `atlas-sim byzantine` goes through as many as it is told.
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 64;
 
 /// A directory for replicas, in memory where the system has one: they sync after each snapshot.
 fn directory() -> tempfile::TempDir {
