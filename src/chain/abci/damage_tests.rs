@@ -68,7 +68,7 @@ fn a_snapshot_that_the_disk_does_not_give_back_is_passed_over_and_one_that_may_n
     if nix::unistd::geteuid().is_root() {
         return eprintln!("not tried: root may read everything");
     }
-    fs::set_permissions(directory.path().join("snapshot-9"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(directory.path().join("snapshot-9"), fs::Permissions::from_mode(0o000)).unwrap();
     let error = Application::open(directory.path(), CONFIG).unwrap_err().to_string();
     assert!(error.contains("snapshot-9: Permission denied"), "{error}");
 }
