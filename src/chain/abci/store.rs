@@ -57,7 +57,7 @@ impl Store {
             offers.insert(height, sync::describe(height, &snapshot::encode(&snapshot)));
         }
         if newest.is_none() && passed_over > 0 {
-            tracing::error!(
+            tracing::warn!(
                 directory = %directory.display(),
                 "none of the ledger's {passed_over} snapshots is whole: CometBFT replays every block from the first. If it \
                  ends because it has given up the first ones, the ledger comes back from a snapshot of the other validators"
