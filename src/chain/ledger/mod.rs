@@ -251,15 +251,9 @@ impl Ledger {
         &self.state.genesis().chain_id
     }
 
-    /// Whether a transaction may wait for a block: its size, signature, chain id, a nonce that is not used yet, and that its
-    /// creator can pay for it.
+    /// Whether a transaction may wait for a block: its size, signature, chain id, and a nonce that is not used yet.
     pub fn check(&self, transaction: &[u8]) -> TransactionResult {
-        self.admit(transaction).map_or_else(|refused| refused, |_| TransactionResult::default())
-    }
-
-    /// The same, with whose it is and which nonce it has.
-    pub fn admit(&self, transaction: &[u8]) -> Result<Claim, TransactionResult> {
-        transaction::check(&self.state, &self.verified, transaction).map_err(TransactionResult::from)
+        transaction::check(&self.state, &self.verified, transaction)
     }
 
     /// Whose a transaction is and which nonce it has, if it is whole, authentic and for this ledger; else why not.

@@ -30,13 +30,14 @@ pub struct Claim {
     pub nonce: u64,
 }
 
-/// What a transaction claims, if it may wait for a block.
-pub(super) fn check(state: &State, known: &Verified, bytes: &[u8]) -> Result<Claim, Refusal> {
-    let (context, message) = open(state, known, bytes)?;
-    let expected = next_nonce(state, &context.creator);
-    ensure(context.nonce >= expected, || used_nonce(context.nonce, expected))?;
-    fees::check(state, &context.creator, &message)?;
-    Ok(Claim { creator: context.creator, nonce: context.nonce })
+/// Whether a transaction may wait for a block.
+pub(super) fn check(state: &State, known: &Verified, bytes: &[u8]) -> TransactionResult {
+    let checked = open(state, known, bytes).and_then(|(context, message)| {
+        let expected = next_nonce(state, &context.creator);
+        ensure(context.nonce >= expected, || used_nonce(context.nonce, expected))?;
+        fees::check(state, &context.creator, &message)
+    });
+    checked.map_or_else(TransactionResult::from, |()| TransactionResult::default())
 }
 
 /// What a transaction claims, if it is whole, authentic and for this ledger. Looks at no account.
