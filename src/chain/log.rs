@@ -41,6 +41,17 @@ pub enum Error {
         /// Where.
         offset: u64,
     },
+    /// It ends before what was synced.
+    #[error(
+        "{path} is damaged or cut off at byte {offset}, and more was acknowledged: restore it from a copy; or give up what \
+         is missing with `truncate --size={offset} {path}`, and remove `blocks.synced` and `index.redb` beside it"
+    )]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// Where what is missing began.
+        offset: u64,
+    },
 }
 
 /// The writing end; there is one.
@@ -75,23 +86,33 @@ impl Log {
         Ok(Self { file, path: path.to_owned(), end: 0, dirty: false })
     }
 
-    /// Hands every whole payload from byte `from` on to `each`, with its offset, and cuts a torn tail off.
+    /// Hands every whole payload from byte `from` on to `each`, with its offset, and cuts a torn tail off. What lies before
+    /// byte `synced` was not torn, because its append has ended: if it is not whole, that is an error.
     pub(super) fn replay<E: From<Error>>(
         &mut self,
         from: u64,
+        synced: u64,
         mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let length = self.file.metadata().map_err(|error| self.fail(error))?.len();
         self.end = from;
         while self.end < length {
             let Some(payload) = self.frame_at(self.end, length).map_err(|error| self.fail(error))? else {
-                self.cut_tail(length)?;
+                self.cut_tail(length, synced)?;
                 break;
             };
             each(self.end, &payload)?;
             self.end += frame_length(&payload);
         }
+        if self.end < synced || self.end > length {
+            return Err(self.lost(self.end.min(length)).into());
+        }
         Ok(())
+    }
+
+    /// Where the next frame goes: all before it is synced.
+    pub(super) fn end(&self) -> u64 {
+        self.end
     }
 
     /// A reading end of the same file.
@@ -138,12 +159,15 @@ impl Log {
     }
 
     /// Cuts what lies behind `end`, if it can be the remains of one append.
-    fn cut_tail(&mut self, length: u64) -> Result<(), Error> {
+    fn cut_tail(&mut self, length: u64, synced: u64) -> Result<(), Error> {
         let left = usize::try_from(length - self.end).unwrap_or(usize::MAX);
         let mut tail = vec![0; left.min(HEAD + MAX_PAYLOAD + 1)];
         self.file.read_exact_at(&mut tail, self.end).map_err(|error| self.fail(error))?;
         if left > HEAD + MAX_PAYLOAD || frame_follows(&tail) {
             return Err(Error::Damaged { path: self.path.clone(), offset: self.end });
+        }
+        if self.end < synced {
+            return Err(self.lost(self.end));
         }
         let aside = self.path.with_extension("torn");
         if let Err(error) = std::fs::write(&aside, &tail) {
@@ -157,6 +181,10 @@ impl Log {
         );
         self.dirty = true;
         self.clean().map_err(|error| self.fail(error))
+    }
+
+    fn lost(&self, offset: u64) -> Error {
+        Error::Lost { path: self.path.clone(), offset }
     }
 
     fn fail(&self, source: io::Error) -> Error {
@@ -228,7 +256,7 @@ mod tests {
 
     fn payloads(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
         let mut found = Vec::new();
-        Log::open(path)?.replay::<Error>(0, |_, payload| {
+        Log::open(path)?.replay::<Error>(0, 0, |_, payload| {
             found.push(payload.to_vec());
             Ok(())
         })?;
@@ -237,7 +265,7 @@ mod tests {
 
     fn opened(path: &Path) -> Log {
         let mut log = Log::open(path).unwrap();
-        log.replay::<Error>(0, |_, _| Ok(())).unwrap();
+        log.replay::<Error>(0, 0, |_, _| Ok(())).unwrap();
         log
     }
 
@@ -291,6 +319,30 @@ mod tests {
             assert!(error.to_string().contains("restore it from a copy"), "{error}");
             assert_eq!(std::fs::read(&path).unwrap(), bytes);
         }
+    }
+
+    #[test]
+    fn a_last_record_that_was_synced_is_never_cut_off_as_if_a_crash_had_torn_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut log = opened(&path);
+        log.append(b"one").unwrap();
+        log.append(b"two").unwrap();
+        let (whole, synced) = (std::fs::read(&path).unwrap(), log.end());
+        let replay = |synced| Log::open(&path).unwrap().replay::<Error>(0, synced, |_, _| Ok(()));
+        for place in HEAD + 3..whole.len() {
+            let mut bent = whole.clone();
+            bent[place] ^= 1;
+            for bytes in [&bent[..], &whole[..place]] {
+                std::fs::write(&path, bytes).unwrap();
+                let error = replay(synced).unwrap_err();
+                assert!(matches!(error, Error::Lost { offset: 15, .. }), "{place}: {error}");
+                assert!(error.to_string().contains("truncate --size=15"), "{error}");
+                assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing was cut");
+            }
+        }
+        replay(15).unwrap();
+        assert_eq!(payloads(&path).unwrap(), [b"one"], "the mark of the first record leaves the second to be cut");
     }
 
     #[test]

@@ -18,6 +18,8 @@ mod log;
 pub mod offence;
 pub mod records;
 pub mod rpc;
+#[cfg(test)]
+mod small_disk;
 mod snapshot;
 pub mod wire;
 

@@ -40,9 +40,11 @@ pub(super) fn write(directory: &Path, snapshot: &Snapshot, kept: usize) -> io::R
 /// The same for one that is encoded already.
 pub(super) fn write_encoded(directory: &Path, height: u64, snapshot: &[u8], kept: usize) -> io::Result<()> {
     let temporary = directory.join("snapshot.part");
-    let mut file = File::create(&temporary)?;
-    file.write_all(snapshot)?;
-    file.sync_all()?;
+    if let Err(error) = write_synced(&temporary, snapshot) {
+        // Half of one is of no use to anybody, and a full disk needs the room.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
     fs::rename(&temporary, path(directory, height))?;
     File::open(directory)?.sync_all()?;
     for height in heights(directory)?.into_iter().skip(kept) {
@@ -51,25 +53,40 @@ pub(super) fn write_encoded(directory: &Path, height: u64, snapshot: &[u8], kept
     Ok(())
 }
 
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 /// The heights of the snapshots there are, newest first.
 pub(super) fn heights(directory: &Path) -> io::Result<Vec<u64>> {
     let mut heights: Vec<u64> = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
         let height = name.to_str().and_then(|name| name.strip_prefix("snapshot-")?.parse::<u64>().ok());
-        heights.extend(height);
+        // `snapshot-+5` and `snapshot-05` are somebody else's.
+        heights.extend(height.filter(|height| name.to_str() == Some(file_name(*height).as_str())));
     }
     heights.sort_unstable_by(|a, b| b.cmp(a));
     Ok(heights)
 }
 
-/// Reads a snapshot; `None` if it is damaged.
+/// Reads a snapshot; `None` if it is damaged, or the disk does not give it back. That it may not be read is an error, with
+/// the name of the file: whoever set its permissions wants to know.
 pub(super) fn read(directory: &Path, height: u64) -> io::Result<Option<Snapshot>> {
     let path = path(directory, height);
-    if fs::metadata(&path)?.len() > MAX_BYTES {
-        return Ok(None);
+    let read = || if fs::metadata(&path)?.len() > MAX_BYTES { Ok(Vec::new()) } else { fs::read(&path) };
+    match read() {
+        Ok(bytes) => Ok(decode(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        }
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "a snapshot can't be read");
+            Ok(None)
+        }
     }
-    Ok(decode(&fs::read(path)?))
 }
 
 /// Reads a snapshot as its file has it; `None` if it is damaged.
@@ -80,7 +97,11 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Snapshot> {
 
 /// Its file.
 pub(super) fn path(directory: &Path, height: u64) -> PathBuf {
-    directory.join(format!("snapshot-{height}"))
+    directory.join(file_name(height))
+}
+
+fn file_name(height: u64) -> String {
+    format!("snapshot-{height}")
 }
 
 #[cfg(test)]

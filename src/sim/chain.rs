@@ -153,7 +153,7 @@ impl Chain {
 }
 
 /// What a record holds. Its kind is the first byte of its key.
-fn add(money: &mut Money, Update { key, value }: &Update) {
+pub(super) fn add(money: &mut Money, Update { key, value }: &Update) {
     fn read<T: DeserializeOwned>(value: &[u8]) -> T {
         codec::decode(value, usize::MAX).expect("a record of this kind")
     }

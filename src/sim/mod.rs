@@ -8,6 +8,7 @@
 //! It never decides anything that a node decides, reads no clock and no entropy, and iterates over nothing unordered.
 //! What it can't show is what libp2p itself does: discovery, back-pressure, and the gossip mesh's shape.
 
+pub mod byzantine;
 mod chain;
 mod chance;
 mod client;

@@ -1,5 +1,6 @@
 //! `atlas-sim`: runs scenarios of `simulations/` under virtual time.
 
+mod byzantine;
 mod mesh;
 mod table;
 
@@ -82,6 +83,19 @@ enum Command {
         #[arg(long)]
         key: Option<PathBuf>,
     },
+    /// Run chains of several replicas of the ledger, some of whose validators lie, from many seeds, and name those in which
+    /// something does not hold.
+    Byzantine {
+        /// How many.
+        #[arg(long, default_value_t = 100)]
+        seeds: u64,
+        /// The first.
+        #[arg(long, default_value_t = 1)]
+        first: u64,
+        /// How many at once; the machine's processors if it is not given.
+        #[arg(long)]
+        jobs: Option<usize>,
+    },
     /// Run real swarms in this process, and measure what the simulated network can't show.
     Swarm {
         /// How many.
@@ -99,6 +113,8 @@ enum Error {
     Mesh(#[from] mesh::Error),
     #[error("{path} can't be written")]
     Write { path: PathBuf, source: std::io::Error },
+    #[error("there is no directory for the replicas; TMPDIR names another place for it")]
+    Replicas(#[source] std::io::Error),
     #[error(transparent)]
     Replay(#[from] replay::Error),
     #[error("{path} is no scenario")]
@@ -129,6 +145,7 @@ fn act(command: Command) -> Result<bool, Error> {
         Command::Search { file, seeds, first, jobs } => run_many(&file, seeds, first, jobs),
         Command::Table { files, accept } => table::print(&files, accept),
         Command::Replay { directory, key } => replay_all(&directory, key.as_deref()),
+        Command::Byzantine { seeds, first, jobs } => byzantine::search(first, seeds, jobs),
         Command::Swarm { nodes } => {
             print!("{}", mesh::measure(nodes)?);
             Ok(true)

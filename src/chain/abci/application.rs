@@ -32,9 +32,9 @@ use crate::chain::{ledger::Ledger, snapshot::Snapshot};
 /// million records takes seconds, in which no block would be made.
 const AT_ONCE: usize = 20_000;
 
-/// The application of one validator.
+/// The application of one validator, asked in this process. [`super::Server`] carries its requests over a socket.
 #[derive(Debug)]
-pub(super) struct Application {
+pub struct Application {
     config: Config,
     state: Arc<RwLock<State>>,
     store: Arc<Store>,
@@ -45,8 +45,8 @@ pub(super) struct Application {
 }
 
 impl Application {
-    /// Opens the application in `directory` at its newest snapshot.
-    pub(super) fn open(directory: &Path, config: Config) -> Result<Self, Error> {
+    /// Opens the application in `directory` at its newest snapshot that is whole.
+    pub fn open(directory: &Path, config: Config) -> Result<Self, Error> {
         let (store, ledger) = Store::open(directory)?;
         let state = Arc::new(RwLock::new(ledger.map_or_else(State::default, State::at)));
         let store = Arc::new(store);
@@ -55,13 +55,13 @@ impl Application {
     }
 
     /// The height that CometBFT goes on from.
-    pub(super) fn height(&self) -> i64 {
+    pub fn height(&self) -> i64 {
         self.read(State::info).last_block_height
     }
 
     /// Answers a request. A failure of this program is an exception, at which CometBFT stops rather than go on without
     /// its application.
-    pub(super) fn answer(&self, request: request::Value) -> response::Value {
+    pub fn answer(&self, request: request::Value) -> response::Value {
         let answered = catch_unwind(AssertUnwindSafe(|| self.perform(request)));
         let failed = "the application failed on this request; its log says where".to_owned();
         answered.unwrap_or_else(|_| exception(failed))
@@ -262,3 +262,7 @@ fn exception(error: String) -> response::Value {
 #[cfg(test)]
 #[path = "application_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "damage_tests.rs"]
+mod damage_tests;

@@ -12,13 +12,13 @@ use super::{
     *,
 };
 
-const CONFIG: Config = Config { snapshot_every: NonZeroU64::new(3).unwrap(), keep_blocks: None };
+pub(super) const CONFIG: Config = Config { snapshot_every: NonZeroU64::new(3).unwrap(), keep_blocks: None };
 
-fn open(directory: &Path) -> Application {
+pub(super) fn open(directory: &Path) -> Application {
     Application::open(directory, CONFIG).unwrap()
 }
 
-fn finalize(application: &Application, height: u64) -> ResponseFinalizeBlock {
+pub(super) fn finalize(application: &Application, height: u64) -> ResponseFinalizeBlock {
     let request = block(height, vec![transaction(1, height - 1)]);
     match application.answer(request::Value::FinalizeBlock(request)) {
         response::Value::FinalizeBlock(response) => response,
@@ -26,7 +26,7 @@ fn finalize(application: &Application, height: u64) -> ResponseFinalizeBlock {
     }
 }
 
-fn commit(application: &Application) -> i64 {
+pub(super) fn commit(application: &Application) -> i64 {
     match application.answer(request::Value::Commit(RequestCommit {})) {
         response::Value::Commit(response) => response.retain_height,
         other => panic!("{other:?}"),
@@ -35,7 +35,7 @@ fn commit(application: &Application) -> i64 {
 
 /// Begins the chain if it must be, and brings it from where it is to `height`, as CometBFT does at a start. The last app
 /// hash.
-fn replay(application: &Application, height: u64) -> Bytes {
+pub(super) fn replay(application: &Application, height: u64) -> Bytes {
     if application.height() == 0 {
         application.answer(request::Value::InitChain(init_chain()));
     }
@@ -47,14 +47,14 @@ fn replay(application: &Application, height: u64) -> Bytes {
     app_hash
 }
 
-fn offers(application: &Application) -> Vec<Offer> {
+pub(super) fn offers(application: &Application) -> Vec<Offer> {
     match application.answer(request::Value::ListSnapshots(RequestListSnapshots {})) {
         response::Value::ListSnapshots(response) => response.snapshots,
         other => panic!("{other:?}"),
     }
 }
 
-fn load(application: &Application, height: u64, chunk: u32) -> Bytes {
+pub(super) fn load(application: &Application, height: u64, chunk: u32) -> Bytes {
     let request = RequestLoadSnapshotChunk { height, format: 1, chunk };
     match application.answer(request::Value::LoadSnapshotChunk(request)) {
         response::Value::LoadSnapshotChunk(response) => response.chunk,
@@ -62,7 +62,7 @@ fn load(application: &Application, height: u64, chunk: u32) -> Bytes {
     }
 }
 
-fn offer(application: &Application, offer: &Offer, app_hash: &Bytes) -> Offered {
+pub(super) fn offer(application: &Application, offer: &Offer, app_hash: &Bytes) -> Offered {
     let request = RequestOfferSnapshot { snapshot: Some(offer.clone()), app_hash: app_hash.clone() };
     match application.answer(request::Value::OfferSnapshot(request)) {
         response::Value::OfferSnapshot(response) => Offered::try_from(response.result).unwrap(),

@@ -9,7 +9,8 @@
 //!   chain begins from; `query` what is answered; `sync` how a snapshot goes to a new validator. All of them are pure.
 //! - `ahead` verifies signatures before a block is applied; `store` keeps snapshots, and `writer` writes those of large
 //!   ledgers while blocks go on; `application` puts all together.
-//! - [`local`] makes the directories of a chain and [`supervise`] runs its processes on this machine.
+//! - [`local`] makes the directories of a chain and [`supervise`] runs its processes on this machine; `damage` knows what
+//!   CometBFT says when a restart won't help.
 //!
 //! **Durability.** CometBFT syncs a block before this program sees it, and hands every block over again that comes after
 //! the height named in `Info`. So a snapshot now and then is all that is kept here, there is no second log that could
@@ -24,6 +25,7 @@
 
 mod ahead;
 mod application;
+mod damage;
 mod genesis;
 pub mod local;
 mod proposal;
@@ -42,6 +44,7 @@ mod writer;
 use std::{io, num::NonZeroU64, path::PathBuf};
 
 pub use ahead::verify as verify_ahead;
+pub use application::Application;
 pub use genesis::InitError;
 pub use query::answer as answer_query;
 pub use server::{Address, AddressError, Server};

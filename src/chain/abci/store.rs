@@ -40,19 +40,28 @@ impl Store {
     pub(super) fn open(directory: &Path) -> Result<(Self, Option<Ledger>), Error> {
         let lock = lock(directory)?;
         let fail = |source| Error::Io { path: directory.to_owned(), source };
-        let (mut offers, mut newest) = (BTreeMap::new(), None);
+        let (mut offers, mut newest, mut passed_over) = (BTreeMap::new(), None, 0);
         for height in snapshot::heights(directory).map_err(fail)? {
             let Some(snapshot) = snapshot::read(directory, height).map_err(fail)? else {
                 tracing::warn!(height, "the snapshot is damaged and passed over; CometBFT replays its blocks");
+                passed_over += 1;
                 continue;
             };
             if newest.is_none() {
                 newest = restore(height, &snapshot);
                 if newest.is_none() {
+                    passed_over += 1;
                     continue;
                 }
             }
             offers.insert(height, sync::describe(height, &snapshot::encode(&snapshot)));
+        }
+        if newest.is_none() && passed_over > 0 {
+            tracing::warn!(
+                directory = %directory.display(),
+                "none of the ledger's {passed_over} snapshots is whole: CometBFT replays every block from the first. If it \
+                 ends because it has given up the first ones, the ledger comes back from a snapshot of the other validators"
+            );
         }
         Ok((Self { directory: directory.to_owned(), offers: Mutex::new(offers), _lock: lock }, newest))
     }

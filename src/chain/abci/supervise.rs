@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    damage,
     local::Home,
     server::{Address, AddressError},
 };
@@ -49,6 +50,8 @@ const MAX_RESTARTS: u32 = 10;
 const MAX_LOG: u64 = 64 * 1024 * 1024;
 /// Bytes of a log's end that are shown when its process can't be kept running.
 const LOG_TAIL: u64 = 2_000;
+/// Bytes of a log's end in which CometBFT's last words are looked for: a panic shows its stack behind them.
+const LAST_WORDS: u64 = 64 * 1024;
 
 /// Why a validator does not run.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +85,19 @@ pub enum SuperviseError {
         last: String,
         /// The ends of its logs.
         tail: String,
+    },
+    /// What it keeps is not what it wrote.
+    #[error(
+        "{home}: what CometBFT keeps is damaged, or what the ledger beside it keeps. It said: {words}\n\
+         The other validators have all of it. Run `cometbft reset-state --home {home}`, which leaves the keys and what was \
+         signed last; remove {home}/ledger; see that {home}/data/priv_validator_state.json is there; turn on [statesync] in \
+         {home}/config/config.toml, unless the others keep all blocks; and start again. Check the disk."
+    )]
+    Damaged {
+        /// The validator's directory.
+        home: String,
+        /// CometBFT's last words.
+        words: String,
     },
     /// The socket has no usable path.
     #[error(transparent)]
@@ -146,10 +162,15 @@ async fn once(home: &Home, programs: &Programs, stop: &CancellationToken) -> Res
         status = cometbft.child.wait() => (Some(format!("CometBFT's {}", words(status))), STOP_LIMIT),
         () = stop.cancelled() => (None, STOP_LIMIT),
     };
+    let log_from = cometbft.log_from;
     // CometBFT first: it takes the loss of its application for a fault.
     cometbft.stop(limit).await;
     ledger.stop(STOP_LIMIT).await;
-    Ok(ended)
+    let log = end_of(&log(home, "cometbft"), log_from, LAST_WORDS).unwrap_or_default();
+    match damage::said(&log).filter(|_| ended.is_some()) {
+        Some(words) => Err(SuperviseError::Damaged { home: home.0.display().to_string(), words }),
+        None => Ok(ended),
+    }
 }
 
 fn ledger_command(home: &Home, programs: &Programs, address: &Address) -> Command {
@@ -186,13 +207,17 @@ struct Process {
     /// Held open as long as it may run; waiting for a child would close it.
     _input: Option<ChildStdin>,
     id_file: PathBuf,
+    /// Where in its log it began.
+    log_from: u64,
 }
 
 impl Process {
     fn start(home: &Home, name: &str, command: &mut Command, hint: &'static str) -> Result<Self, SuperviseError> {
         let path = log(home, name);
         let output = open_log(&path).map_err(|source| SuperviseError::Io { path: path.clone(), source })?;
-        let error_output = output.try_clone().map_err(|source| SuperviseError::Io { path, source })?;
+        let fail = |source| SuperviseError::Io { path: path.clone(), source };
+        let log_from = output.metadata().map_err(fail)?.len();
+        let error_output = output.try_clone().map_err(fail)?;
         let program = PathBuf::from(command.as_std().get_program());
         let spawned = command.stdout(output).stderr(error_output).process_group(0).kill_on_drop(true).spawn();
         let mut child = spawned.map_err(|source| SuperviseError::Start { program, source, hint })?;
@@ -200,7 +225,7 @@ impl Process {
         let id_file = home.0.join(format!("{name}.pid"));
         let id = child.id().map_or_else(String::new, |id| format!("{id}\n"));
         fs::write(&id_file, id).map_err(|source| SuperviseError::Io { path: id_file.clone(), source })?;
-        Ok(Self { child, _input: input, id_file })
+        Ok(Self { child, _input: input, id_file, log_from })
     }
 
     fn id(&self) -> Option<u32> {
@@ -235,13 +260,16 @@ fn open_log(path: &Path) -> io::Result<File> {
 }
 
 fn tail(path: &Path) -> String {
-    let read = || -> io::Result<String> {
-        let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL)))?;
-        let mut bytes = Vec::new();
-        file.take(LOG_TAIL).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    read().map_or_else(|_| String::new(), |text| format!("the end of {}:\n{text}\n", path.display()))
+    let end = end_of(path, 0, LOG_TAIL);
+    end.map_or_else(|_| String::new(), |text| format!("the end of {}:\n{text}\n", path.display()))
+}
+
+/// The last `limit` bytes of a file, of those from `from` on.
+fn end_of(path: &Path, from: u64, limit: u64) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(limit).max(from)))?;
+    let mut bytes = Vec::new();
+    file.take(limit).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

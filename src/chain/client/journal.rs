@@ -33,7 +33,7 @@ impl Journal {
         fs::create_dir_all(directory).map_err(fail)?;
         let mut log = Log::open(&path)?;
         let mut records = Vec::new();
-        log.replay(0, |_, payload| {
+        log.replay(0, 0, |_, payload| {
             let batch: Vec<Record> = codec::decode(payload, log::MAX_PAYLOAD)
                 .map_err(|error| fail(io::Error::new(io::ErrorKind::InvalidData, error)))?;
             records.extend(batch);

@@ -195,7 +195,8 @@ impl Archive {
             return Ok(None);
         };
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("block {height} on disk is damaged"));
-        let sealed = decode(&self.log.read(entry.offset)?).ok_or_else(damaged)?;
+        let sealed = decode(&self.log.read(entry.offset)?);
+        let sealed = sealed.filter(|sealed| sealed.height() == height).ok_or_else(damaged)?;
         Ok(Some(Arc::new(Committed::with_results(sealed, entry.results, entry.offset))))
     }
 }

@@ -13,15 +13,16 @@ use super::{
     Error,
     application::Application,
     archive::{self, Archive, Committed},
-    block::{Host, Sealed, Tip},
+    block::{self, Host, Sealed, Tip},
     index::{self, Index},
+    synced::Synced,
 };
 use crate::{
     chain::{
         log::Log,
         snapshot::{self, Snapshot},
     },
-    types::Time,
+    types::{Time, words},
 };
 
 /// Blocks between two snapshots: a restart replays fewer than this.
@@ -48,6 +49,7 @@ pub(super) struct Chain {
     host: Host,
     tip: Tip,
     log: Log,
+    synced: Synced,
     archive: Arc<Archive>,
     application: Shared,
     next_snapshot: u64,
@@ -56,13 +58,19 @@ pub(super) struct Chain {
 impl Chain {
     /// Opens the chain in `directory` and brings `application`, which is at genesis, to its last block.
     pub(super) fn open(directory: &Path, host: Host, mut application: Box<dyn Application>) -> Result<Self, Error> {
-        let (index, height) = open_index(&directory.join("index.redb"))?;
-        let from = restore(directory, height, application.as_mut())?;
+        let (index, height, last) = open_index(&directory.join("index.redb"))?;
+        let mark = directory.join("blocks.synced");
+        let (mut synced, marked) = Synced::open(&mark).map_err(|source| Error::Io { path: mark, source })?;
+        let from = restore(directory, height, &index, application.as_mut())?;
+        // Whatever index and snapshot know of was synced in the log before.
+        let known = last.into_iter().chain(from).map(|offset| offset.saturating_add(1));
         let mut log = Log::open(&directory.join("blocks.log"))?;
         let archive =
             Archive::new(index, log.reader().map_err(|source| Error::Io { path: directory.to_owned(), source })?);
         let mut replay = Replay::new(&host, &archive, application, from.is_some());
-        log.replay(from.unwrap_or(0), |offset, payload| replay.block(offset, payload))?;
+        let whole = known.fold(marked, u64::max);
+        log.replay(from.unwrap_or(0), whole, |offset, payload| replay.block(offset, payload))?;
+        synced.mark(log.end());
         let Replay { application, tip, .. } = replay;
         let next_snapshot = tip.height / SNAPSHOT_EVERY * SNAPSHOT_EVERY + SNAPSHOT_EVERY;
         Ok(Self {
@@ -70,6 +78,7 @@ impl Chain {
             host,
             tip,
             log,
+            synced,
             archive: Arc::new(archive),
             application: Arc::new(RwLock::new(application)),
             next_snapshot,
@@ -100,6 +109,7 @@ impl Chain {
         }
         let sealed = self.host.seal(&self.tip, time, transactions);
         let offset = self.log.append(&archive::encode(&sealed))?;
+        self.synced.mark(self.log.end());
         let block = {
             let mut application = self.application.write().expect("only this thread writes, and it has not panicked");
             apply(application.as_mut(), sealed, offset, &mut self.tip)
@@ -119,7 +129,8 @@ impl Chain {
             Ok(()) => self.next_snapshot = height + SNAPSHOT_EVERY,
             Err(error) => {
                 self.next_snapshot = height + SNAPSHOT_RETRY;
-                tracing::warn!(height, %error, "the ledger's snapshot could not be written and is tried again later");
+                let error = words(&error);
+                tracing::warn!(height, error, "the ledger's snapshot could not be written and is tried again later");
             }
         }
     }
@@ -132,12 +143,13 @@ impl Chain {
     }
 }
 
-/// The index, and the height that it reaches. One that is damaged is set aside and made anew: all of it follows from the log.
-fn open_index(path: &Path) -> Result<(Index, u64), Error> {
+/// The index, the height that it reaches, and where that block begins in the log. One that is damaged is set aside and made anew: all of it follows from the log.
+fn open_index(path: &Path) -> Result<(Index, u64, Option<u64>), Error> {
     let open = || {
         let index = Index::open(path)?;
         let height = index.height()?;
-        Ok((index, height))
+        let last = index.block(height)?.map(|entry| entry.offset);
+        Ok((index, height, last))
     };
     match open() {
         Err(error) if index::Error::is_damage(&error) => {
@@ -151,17 +163,34 @@ fn open_index(path: &Path) -> Result<(Index, u64), Error> {
 }
 
 /// Restores the newest usable snapshot that the index reaches; where its block begins in the log.
-fn restore(directory: &Path, indexed: u64, application: &mut dyn Application) -> Result<Option<u64>, Error> {
+fn restore(
+    directory: &Path,
+    indexed: u64,
+    index: &Index,
+    application: &mut dyn Application,
+) -> Result<Option<u64>, Error> {
     let fail = |source| Error::Io { path: directory.to_owned(), source };
+    let beginning = application.snapshot();
     for height in snapshot::heights(directory).map_err(fail)?.into_iter().filter(|height| *height <= indexed) {
         let Some(snapshot) = snapshot::read(directory, height).map_err(fail)? else {
             tracing::warn!(height, "the ledger's snapshot is damaged; an older one is used");
             continue;
         };
+        // It may be of blocks that were given up since.
+        let Some(block) = index.block(height)?.filter(|block| block.offset == snapshot.offset) else {
+            tracing::warn!(height, "the ledger's snapshot is of another block; an older one is used");
+            continue;
+        };
         match application.restore(&snapshot.state) {
-            Ok(()) => return Ok(Some(snapshot.offset)),
+            Ok(()) if block.results.app_hash == block::app_hash(&application.app_hash()) => {
+                return Ok(Some(snapshot.offset));
+            }
+            Ok(()) => tracing::warn!(height, "the ledger's snapshot is of another state; an older one is used"),
             Err(error) => tracing::warn!(height, %error, "the ledger's snapshot is not usable; an older one is used"),
         }
+    }
+    if application.height() > 0 {
+        application.restore(&beginning).expect("a state reads its own snapshot");
     }
     Ok(None)
 }

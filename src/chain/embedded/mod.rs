@@ -5,7 +5,8 @@
 //! Tendermint's JSON-RPC ([`Embedded::rpc`], [`Embedded::serve`]), exactly as a real chain is.
 //!
 //! - `block` makes genuine headers and commits, signed by the host's key, which is the only validator.
-//! - `chain` keeps them: log, index, snapshots. A block is synced before the application sees it.
+//! - `chain` keeps them: log, index, snapshots; `synced` remembers how far. A block is synced before the application sees
+//!   it.
 //! - `writer` is the one thread that makes blocks, when a transaction waits and once a second while work is open.
 //! - `rpc` answers JSON-RPC; `server` carries it over HTTP and websocket.
 //!
@@ -20,6 +21,7 @@ mod index;
 mod recorded;
 mod rpc;
 mod server;
+mod synced;
 mod websocket;
 mod writer;
 
@@ -54,7 +56,7 @@ use crate::{
     clock, codec,
     identity::Keypair,
     record::Recording,
-    types::{LedgerId, NodeKey},
+    types::{Digest, LedgerId, NodeKey},
 };
 
 /// The longest genesis file in bytes: 100,000 accounts. A longer one is not ours.
@@ -74,6 +76,19 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         source: codec::Error,
+    },
+    /// What it began from is not what was written.
+    #[error(
+        "{path} is not what was written (its SHA-256 is {found}, `genesis.sha256` beside it says {written}): restore both \
+         from a copy, or choose another --data-dir for a new ledger"
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Of what is there.
+        found: Digest,
+        /// What stands in the other file.
+        written: String,
     },
     /// The disk.
     #[error("{path}: {source}")]
@@ -126,7 +141,9 @@ pub enum Error {
     Archive(#[from] ArchiveError),
     /// The log does not follow from the genesis with this program.
     #[error(
-        "block {height} on disk does not follow from the blocks before it: another version of the program or another key wrote it"
+        "block {height} on disk does not follow from the blocks before it: another version of the program or another key \
+         wrote it, or the disk changed what was written: restore the directory from a copy; what is not `blocks.log` or \
+         `genesis.cbor` may also be removed, and is then made again from them"
     )]
     Diverged {
         /// The first block that does not.
@@ -329,6 +346,7 @@ fn keep_genesis(directory: &Path, genesis: Genesis) -> Result<Genesis, Error> {
     match fs::read(&path) {
         Ok(bytes) => {
             let damaged = |source| Error::Damaged { path: path.clone(), source };
+            check_genesis(&path, &bytes)?;
             let kept: Genesis = codec::decode(&bytes, MAX_GENESIS).map_err(damaged)?;
             if kept.chain_id == genesis.chain_id {
                 Ok(kept)
@@ -345,12 +363,42 @@ fn keep_genesis(directory: &Path, genesis: Genesis) -> Result<Genesis, Error> {
 }
 
 fn write_genesis(directory: &Path, path: &Path, genesis: &Genesis) -> io::Result<()> {
+    let bytes = codec::encode(genesis);
+    // The digest first: a crash in between leaves one of a ledger that never began, and it is written anew.
+    write_synced(directory, &path.with_extension("sha256"), digest_line(&bytes).as_bytes())?;
+    write_synced(directory, path, &bytes)
+}
+
+fn write_synced(directory: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("part");
-    fs::write(&temporary, codec::encode(genesis))?;
+    fs::write(&temporary, bytes)?;
     File::open(&temporary)?.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(directory)?.sync_all()
 }
 
+/// As `sha256sum --check` reads it.
+fn digest_line(genesis: &[u8]) -> String {
+    format!("{}  genesis.cbor\n", Digest::of(genesis))
+}
+
+/// Compares a genesis with its digest. A ledger of an earlier program has none.
+fn check_genesis(path: &Path, genesis: &[u8]) -> Result<(), Error> {
+    let beside = path.with_extension("sha256");
+    match fs::read(&beside) {
+        Ok(line) if line == digest_line(genesis).as_bytes() => Ok(()),
+        Ok(line) => {
+            let written = String::from_utf8_lossy(&line).chars().take(64).collect();
+            Err(Error::Changed { path: path.to_owned(), found: Digest::of(genesis), written })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(Error::Io { path: beside, source }),
+    }
+}
+
+#[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
+mod full_disk_tests;
 #[cfg(test)]
 mod tests;

@@ -13,13 +13,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::{
-    chain::ledger::{BlockResult, Event, QueryError, SnapshotError, TransactionResult},
+    chain::{
+        ledger::{BlockResult, Event, QueryError, SnapshotError, TransactionResult},
+        small_disk::SmallDisk,
+    },
     types::{Digest, Time},
 };
 
 /// Remembers the transactions in order. `bad` is refused at once, `fail` once it is in a block.
 #[derive(Default)]
-struct Journal {
+pub(super) struct Journal {
     height: u64,
     time: Time,
     entries: Vec<Vec<u8>>,
@@ -88,7 +91,7 @@ impl Application for Journal {
     }
 }
 
-fn keypair() -> Keypair {
+pub(super) fn keypair() -> Keypair {
     Keypair::from_secret(&[5; 32])
 }
 
@@ -410,40 +413,17 @@ async fn the_real_ledger_replays_to_the_same_state() {
     assert_eq!(reopened.height(), 3);
 }
 
-/// A small file system in memory, unmounted when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(mebibytes: usize) -> io::Result<Self> {
-        let directory = tempfile::tempdir()?;
-        let size = std::ffi::CString::new(format!("size={mebibytes}m"))?;
-        let flags = rustix::mount::MountFlags::empty();
-        rustix::mount::mount("tmpfs", directory.path(), "tmpfs", flags, size.as_c_str())?;
-        Ok(Self(directory))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_refuses_a_transaction_and_loses_none() {
-    let disk = match SmallDisk::mount(8) {
-        Ok(disk) => disk,
-        Err(error) => return eprintln!("skipped: a file system can't be mounted here ({error})"),
-    };
-    let directory = disk.0.path();
+    let Some(disk) = SmallDisk::mount(8 * 1024) else { return };
+    let directory = disk.path();
     let embedded = open(directory).unwrap();
     call(&embedded, "broadcast_tx_commit", uri_tx("one")).await;
-    let filler = directory.join("filler");
-    let _ = fs::write(&filler, vec![0; 16 * 1024 * 1024]);
+    disk.fill();
 
     let refused = call(&embedded, "broadcast_tx_commit", uri_tx(&"x".repeat(100_000))).await;
     assert!(refused["error"]["data"].as_str().unwrap().contains("block log"), "{refused}");
-    fs::remove_file(filler).unwrap();
+    disk.make_room();
     let copy = killed_copy(directory);
     let reopened = open(copy.path()).unwrap();
     assert_eq!(reopened.height(), 1);

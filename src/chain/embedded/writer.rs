@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     clock,
-    types::{Digest, Time},
+    types::{Digest, Time, words},
 };
 
 /// A first transaction waits at most this long for others to share its block and its sync.
@@ -207,8 +207,9 @@ impl Writer {
         match self.chain.commit(time, transactions) {
             Ok(block) => self.answer(batch, &block),
             Err(error) => {
-                tracing::error!(%error, transactions = batch.len(), "a block was not made");
-                self.fail(batch, &Refused::Failed(error.to_string()));
+                let error = words(&error);
+                tracing::error!(error, transactions = batch.len(), "a block was not made");
+                self.fail(batch, &Refused::Failed(error));
             }
         }
     }

@@ -10,10 +10,10 @@ const NAME: &str = "escrow";
 
 /// Looks at every job that changes.
 #[derive(Debug, Default)]
-pub(super) struct Escrow;
+pub(in crate::sim) struct Escrow;
 
 impl Escrow {
-    pub(super) fn on_changes(&mut self, changes: &Changes) -> Result<(), Violation> {
+    pub(in crate::sim) fn on_changes(&mut self, changes: &Changes) -> Result<(), Violation> {
         changes.jobs.iter().try_for_each(check_job)
     }
 }

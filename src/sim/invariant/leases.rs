@@ -13,14 +13,14 @@ const NAME: &str = "leases";
 
 /// Who held and who worked on each generation.
 #[derive(Debug, Default)]
-pub(super) struct Leases {
+pub(in crate::sim) struct Leases {
     holders: BTreeMap<(TaskId, Generation), NodeKey>,
     workers: BTreeMap<(TaskId, Generation), usize>,
     newest: BTreeMap<TaskId, Generation>,
 }
 
 impl Leases {
-    pub(super) fn on_changes(&mut self, changes: &Changes) -> Result<(), Violation> {
+    pub(in crate::sim) fn on_changes(&mut self, changes: &Changes) -> Result<(), Violation> {
         for task in &changes.tasks {
             let newest = self.newest.entry(task.id).or_default();
             if task.generation < *newest {

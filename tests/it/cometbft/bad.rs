@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
 };
 
@@ -17,11 +17,22 @@ use crate::e2e::wait::until;
 
 /// Snapshots of the validator's ledger, the newest last.
 fn snapshots(chain: &Chain) -> Vec<PathBuf> {
-    let height = |path: &PathBuf| path.file_name()?.to_str()?.strip_prefix("snapshot-")?.parse::<u64>().ok();
-    let files = fs::read_dir(chain.home(0).application()).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = files.filter(|path| height(path).is_some()).collect();
-    files.sort_by_key(height);
+    snapshots_in(&chain.home(0).application())
+}
+
+pub(super) fn snapshots_in(directory: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| is_snapshot(path)).collect();
+    files.sort_by_key(|path| height_of(path));
     files
+}
+
+fn height_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("snapshot-")?.parse().ok()
+}
+
+fn is_snapshot(path: &Path) -> bool {
+    height_of(path).is_some()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,15 +64,16 @@ async fn damaged_and_lost_snapshots_are_told_and_come_back_from_the_blocks() {
     replay(&chain.rpc(0), chain.height(0).await.unwrap()).await.holds(&writer);
 }
 
-/// Starts the ledger of the validator with its directory on a disk of 8 KiB, in memory; none where the host forbids it.
-fn start_on_a_tiny_disk(chain: &Chain) -> Option<Child> {
+/// Starts the ledger of the validator with its directory on a small disk in memory that is full; none where the host forbids
+/// it.
+fn start_on_a_full_disk(chain: &Chain) -> Option<Child> {
     let allowed = Command::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]).status();
     if !allowed.is_ok_and(|status| status.success()) {
         eprintln!("not tried: this host has no user namespaces, so no disk of a chosen size");
         return None;
     }
     let home = chain.home(0);
-    let mount = r#"mount -t tmpfs -o size=8k disk "$0" && exec "$@""#;
+    let mount = r#"mount -t tmpfs -o size=256k disk "$0" && { head -c 1M /dev/zero > "$0/filler"; exec "$@"; }"#;
     fs::create_dir_all(home.application()).unwrap();
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", mount]).arg(home.application());
@@ -82,7 +94,10 @@ fn start_on_a_tiny_disk(chain: &Chain) -> Option<Child> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_whose_disk_is_full_goes_on_says_so_and_loses_nothing() {
     let chain = Chain::new(1, &[]);
-    let Some(ledger) = start_on_a_tiny_disk(&chain) else { return };
+    let Some(ledger) = start_on_a_full_disk(&chain) else { return };
+    // The disk as this process sees it.
+    let root = Path::new("/proc").join(ledger.id().to_string()).join("root");
+    let disk = root.join(chain.home(0).application().strip_prefix("/").unwrap());
     let mut pair = Pair::new();
     pair.ledger = Some(ledger);
     pair.start(&chain, 0);
@@ -93,6 +108,12 @@ async fn a_ledger_whose_disk_is_full_goes_on_says_so_and_loses_nothing() {
     chain.until_height(0, height + 4).await;
     assert!(chain.log(0, "ledger").contains("the snapshot could not be written"));
     chain.agrees(0, 0).await;
+    let has_snapshot = || fs::read_dir(&disk).unwrap().any(|entry| is_snapshot(&entry.unwrap().path()));
+    assert!(!has_snapshot());
+    fs::remove_file(disk.join("filler")).unwrap();
+    writer.submit(5);
+    writer.until_acknowledged(0).await;
+    until("there is a snapshot once there is room", SOON, async || has_snapshot().then_some(())).await;
 
     end(&mut pair.cometbft);
     end(&mut pair.ledger);

@@ -122,6 +122,31 @@ impl Chain {
         assert!(status.success(), "{status}");
     }
 
+    /// Waits until the supervisor of a validator gives it up; what it said.
+    pub(super) async fn until_given_up(&mut self, validator: usize) -> String {
+        let mut child = self.running.remove(&validator).expect("it was started");
+        let status = until("the validator is given up", SOON, async || child.try_wait().unwrap()).await;
+        assert!(!status.success(), "{status}");
+        fs::read_to_string(self.path().join(format!("run-{validator}.log"))).unwrap()
+    }
+
+    /// What an operator does before a validator joins late: a height that is trusted, and two RPC servers to check the
+    /// headers from there on.
+    pub(super) async fn begin_from_a_snapshot(&self, validator: usize, trusted: u64, others: [usize; 2]) {
+        let height = Height::try_from(trusted).unwrap();
+        let hash = self.rpc(others[0]).commit(height).await.unwrap().signed_header.header.hash();
+        let path = self.home(validator).0.join("config/config.toml");
+        let config = fs::read_to_string(&path).unwrap();
+        let before = config.split("\n[statesync]\n").next().unwrap();
+        let sync = format!(
+            "\n[statesync]\nenable = true\nrpc_servers = \"{},{}\"\ntrust_height = {trusted}\ntrust_hash = \"{hash}\"\n\
+             trust_period = \"1h0m0s\"\ndiscovery_time = \"5s\"\n",
+            self.url(others[0]),
+            self.url(others[1])
+        );
+        fs::write(&path, before.to_owned() + &sync).unwrap();
+    }
+
     pub(super) fn url(&self, validator: usize) -> String {
         format!("http://127.0.0.1:{}", self.validators[validator].rpc)
     }

@@ -1,7 +1,5 @@
 //! Several validators: one dies and catches up, another comes late and begins from a snapshot.
 
-use std::fs;
-
 use tendermint::block::{CommitSig, Height};
 use tendermint_rpc::Client as _;
 
@@ -46,16 +44,7 @@ async fn a_fifth_validator_begins_from_a_snapshot_of_the_others_and_signs() {
     writer.until_acknowledged(0).await;
     chain.until_height(0, 13).await;
 
-    // What an operator does: a height that is trusted, and two RPC servers to check the headers from there on.
-    let trusted = chain.rpc(0).commit(Height::from(5_u32)).await.unwrap().signed_header.header.hash();
-    let config = chain.home(4).0.join("config/config.toml");
-    let sync = format!(
-        "\n[statesync]\nenable = true\nrpc_servers = \"{},{}\"\ntrust_height = 5\ntrust_hash = \"{trusted}\"\n\
-         trust_period = \"1h0m0s\"\ndiscovery_time = \"5s\"\n",
-        chain.url(0),
-        chain.url(1)
-    );
-    fs::write(&config, fs::read_to_string(&config).unwrap() + &sync).unwrap();
+    chain.begin_from_a_snapshot(4, 5, [0, 1]).await;
     chain.start(4);
 
     let restored = until("the ledger is restored from a snapshot", SOON, async || {

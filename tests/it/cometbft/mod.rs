@@ -3,6 +3,7 @@
 
 mod bad;
 mod chain;
+mod damage;
 mod economy;
 mod joins;
 mod kills;
