@@ -112,6 +112,12 @@ impl Node {
         Ok(())
     }
 
+    /// Waits until a peer has found it reachable, which it does once by a connection of its own.
+    pub(crate) async fn reached(&mut self) -> Result<()> {
+        self.until("reached", |status| !status.external.is_empty()).await?;
+        Ok(())
+    }
+
     /// The resident size in MiB: now, and at most since [`Node::forget_peak`] or the start.
     pub(crate) fn resident_mib(&self) -> Result<[f64; 2]> {
         resident_mib(self.pid()?)
