@@ -43,11 +43,14 @@ async fn chain() -> Chain {
     chain
 }
 
-/// A node with room for a task, through a client that believes no endpoint.
-async fn registered(chain: &Chain, secret: u8) -> Writer {
+/// What a node lends that has room for a task.
+const ROOM: Resources =
+    Resources { cpu_millicores: 4_000, memory_bytes: 8 << 30, storage_bytes: 64 << 30, gpu_count: 0 };
+
+/// A node that lends `resources`, through a client that believes none of the endpoints.
+pub(super) async fn registered(chain: &Chain, endpoints: &[String], secret: u8, resources: Resources) -> Writer {
     let trust = Trust::new(None, chain.path().join(format!("trust-{secret}")));
-    let mut writer = Writer::with(chain.path(), secret, &[chain.url(0), chain.url(1)], Some(trust));
-    let resources = Resources { cpu_millicores: 4_000, memory_bytes: 8 << 30, storage_bytes: 64 << 30, gpu_count: 0 };
+    let mut writer = Writer::with(chain.path(), secret, endpoints, Some(trust));
     let message = Message::RegisterNode {
         node_id: format!("node-{secret}"),
         address: None,
@@ -78,9 +81,10 @@ fn two_receipts(task: TaskId) -> Evidence {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bond_a_payment_and_an_offence_with_its_slash_are_on_a_real_chain_and_no_money_is_made_or_lost() {
     let chain = chain().await;
-    let mut creator = registered(&chain, CREATOR).await;
-    let mut worker = registered(&chain, WORKER).await;
-    let mut reporter = registered(&chain, REPORTER).await;
+    let endpoints = [chain.url(0), chain.url(1)];
+    let mut creator = registered(&chain, &endpoints, CREATOR, ROOM).await;
+    let mut worker = registered(&chain, &endpoints, WORKER, ROOM).await;
+    let mut reporter = registered(&chain, &endpoints, REPORTER, ROOM).await;
 
     let (code, bonded) = worker.order(Message::Bond { amount: 1_000 }).await;
     assert_eq!((code, codec::decode::<u64>(&bonded, 9).unwrap()), (0, 1_000));
