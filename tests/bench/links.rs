@@ -147,7 +147,6 @@ async fn transfer(
     let taker = [&flags[..], &["--bootstrap", &bootstrap]].concat();
     let mut taker = Node::spawn_at(&place(&link.right), directory, "taker", &taker)?;
     taker.settled(1).await?;
-    giver.reached().await?;
     taker.reached().await?;
     let seconds = fetch_seconds(&taker.client()?, cid).await?;
     taker.stop().await?;
