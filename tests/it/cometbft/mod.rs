@@ -12,6 +12,7 @@ mod main_job;
 mod one;
 mod replay;
 mod stake;
+mod storage;
 mod throughput;
 mod votes;
 mod wallet;
