@@ -14,8 +14,14 @@ use crate::{
 /// Begins the reason of a pin, before the owner's key.
 const REASON: &str = "kept for ";
 
-fn reason(owner: &NodeKey) -> String {
+/// Why an object of this owner is pinned.
+pub(crate) fn reason(owner: &NodeKey) -> String {
     format!("{REASON}{owner}")
+}
+
+/// Whose object it is that is pinned for this reason, if it is one.
+pub(crate) fn owner(reason: &str) -> Option<NodeKey> {
+    reason.strip_prefix(REASON)?.parse().ok()
 }
 
 /// Pins an object that is whole and has at most so many bytes of blocks. Answers how many. Blocks.
@@ -47,7 +53,6 @@ pub(super) fn let_go(store: &BlockStore, owner: &NodeKey, root: &ContentId) -> R
 
 /// What is kept, by owner and root.
 pub(super) fn kept(store: &Arc<BlockStore>) -> Vec<(NodeKey, ContentId)> {
-    let owner = |reason: &str| reason.strip_prefix(REASON)?.parse().ok();
     store.pins().into_iter().filter_map(|pin| Some((owner(&pin.reason)?, pin.root))).collect()
 }
 

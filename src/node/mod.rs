@@ -9,7 +9,7 @@ pub mod coordinator;
 pub mod edges;
 mod event_loop;
 mod host;
-mod keeping;
+pub(crate) mod keeping;
 mod ledger_host;
 pub mod ledgers;
 mod parameters;
@@ -79,7 +79,7 @@ const BLOCK_SHARE: u64 = 4;
 const OTHERS_PERCENT: u64 = 90;
 /// Heartbeat time-outs for which a holder of others' content that went offline is waited for: six minutes by default, in which
 /// most machines have started again. A guess.
-const COMES_BACK: u32 = 4;
+pub(crate) const COMES_BACK: u32 = 4;
 
 /// Why a node ended in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

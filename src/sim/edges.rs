@@ -10,7 +10,10 @@ use bytes::Bytes;
 use super::{content::Directory, fault::Lie, machine::Machine, scripts::Scripts};
 use crate::{
     api, codec,
-    node::edges::{Answer, Prepared, Request},
+    node::{
+        edges::{Answer, Prepared, Request},
+        keeping,
+    },
     proof,
     recovery::{
         self,
@@ -25,7 +28,7 @@ use crate::{
         checkpoint::{MANIFEST, MAX_TRACE, MODEL, OPTIMIZER, STATE},
         root,
     },
-    types::{CheckpointManifest, ContentId, Digest, OrCause as _},
+    types::{CheckpointManifest, ContentId, Digest, NodeKey, OrCause as _},
 };
 
 /// Does one piece of the coordinator's work.
@@ -42,12 +45,26 @@ pub(super) fn perform(machine: &Machine, scripts: &Scripts, request: Request) ->
         }
         Request::Prepare(_) => Answer::Prepared(Err("a simulated machine has no job files".into())),
         Request::ListRoots => Answer::Roots(Vec::new()),
-        Request::Keep { .. } => Answer::Kept(Err("a simulated machine keeps nothing for others".into())),
-        Request::LetGo { .. } => Answer::LetGo(Ok(())),
+        Request::Keep { owner, root, most } => Answer::Kept(keep_object(machine, &owner, root, most)),
+        Request::LetGo { owner, root } => {
+            store.pin(root, &keeping::reason(&owner), false);
+            Answer::LetGo(Ok(()))
+        }
         Request::Directory { .. } => Answer::Directory(Err("no Kubo is simulated".into())),
         Request::CarryLedger { .. } => Answer::Carried(Err("a simulated machine carries no ledger".into())),
         _ => Answer::Files(Err(api::Error::new(api::ErrorCode::Invalid, "a simulated machine has no files"))),
     }
+}
+
+/// As `node::keeping::keep`, of a block.
+fn keep_object(machine: &Machine, owner: &NodeKey, root: ContentId, most: u64) -> Result<u64, String> {
+    let bytes = machine.store.get(&root).ok_or("part of it is not here")?.len() as u64;
+    if bytes > most {
+        return Err(format!("it has {bytes} bytes, its owner said {most}"));
+    }
+    machine.sync();
+    machine.store.pin(root, &keeping::reason(owner), true);
+    Ok(bytes)
 }
 
 /// Planted bug: the model that updates were combined to is another one.
@@ -183,9 +200,7 @@ pub(super) fn perform_shard(machine: &Machine, work: Work) -> Done {
         }
         Work::Has { cids } => Done::Has(cids.iter().map(|cid| store.has(cid)).collect()),
         Work::Seal { root, pins } => {
-            if !machine.forgets_to_sync {
-                store.sync();
-            }
+            machine.sync();
             pins.iter().for_each(|reason| store.pin(root, reason, true));
             Done::Sealed
         }

@@ -52,7 +52,9 @@ impl World {
                     known.push(index);
                 }
             }
-            Effect::Reply(result) => self.reply = Some(*result),
+            Effect::Reply { id, result } => {
+                self.replies.insert(id, *result);
+            }
             Effect::Notify(event) => self.on_event(index, &event),
             Effect::Exit => self.on_exit(index),
         }
@@ -61,6 +63,14 @@ impl World {
     /// What a slow disk adds.
     fn disk(&self, index: usize) -> Duration {
         Duration::from_millis(self.machines[index].disk_millis)
+    }
+
+    /// Why a command was refused, in words.
+    pub(super) fn answer(&self, command: u64) -> String {
+        match self.replies.get(&command) {
+            Some(Err(error)) => error.message.clone(),
+            _ => "no answer".to_owned(),
+        }
     }
 
     /// What a frame weighs.

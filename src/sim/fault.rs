@@ -130,6 +130,8 @@ pub enum Who {
     Node(usize),
     /// The holder of this slot at that time.
     Holder(Slot),
+    /// The first of those who hold the object of this number at that time.
+    Keeper(u32),
     /// The first in line to aggregate the open round.
     Aggregator,
 }

@@ -229,6 +229,11 @@ impl World {
             let assigned = changes.tasks.iter_mut().filter(|task| task.status == TaskStatus::Assigned);
             assigned.for_each(|task| task.holder = Some(me));
         }
+        match self.plant {
+            Some(Plant::LapseUnseen) => changes.nodes.iter_mut().for_each(|node| node.storage_epoch = 0),
+            Some(Plant::RoomUnseen) => changes.nodes.iter_mut().for_each(|node| node.storage_used = 0),
+            _ => {}
+        }
         self.ledger_event(index, Event::Changes(Box::new(changes)));
     }
 }

@@ -7,8 +7,9 @@ use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use super::{client::Journal, content::Store, fault::Lie, node::Node};
 use crate::{
     identity::Keypair,
+    node::keeping,
     shard::edge::Hold,
-    types::{Digest, Time},
+    types::{ContentId, Digest, NodeKey, Time},
 };
 
 /// The port on which every node listens.
@@ -87,6 +88,18 @@ impl Machine {
     /// What it holds for others, as its pins say.
     pub(super) fn holds(&self) -> Vec<Hold> {
         self.store.pins().iter().filter_map(|(root, reason)| Hold::from_pin(*root, reason)).collect()
+    }
+
+    /// Everything on its disk survives a power cut from now on, or so it says.
+    pub(super) fn sync(&self) {
+        if !self.forgets_to_sync {
+            self.store.sync();
+        }
+    }
+
+    /// Whose objects it keeps, and their roots, as its pins say.
+    pub(super) fn kept(&self) -> Vec<(NodeKey, ContentId)> {
+        self.store.pins().iter().filter_map(|(root, reason)| Some((keeping::owner(reason)?, *root))).collect()
     }
 
     /// The node dies, and with it everything that was not on the disk.

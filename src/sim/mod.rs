@@ -30,6 +30,7 @@ mod report;
 pub mod scenario;
 mod scripts;
 pub mod search;
+mod storage;
 mod striking;
 mod training;
 mod workload;
@@ -64,4 +65,8 @@ pub enum Plant {
     StakeLost,
     /// A checkpoint is rolled back on the ledger.
     RolledBack,
+    /// Nodes are not told that what a node held has lapsed.
+    LapseUnseen,
+    /// Nodes are not told how much room is used.
+    RoomUnseen,
 }

@@ -317,6 +317,7 @@ impl Happening {
             Self::GiveUp(_) => "give up",
             Self::Churn(_) => "churn",
             Self::Submit => "submit",
+            Self::Keep => "keep",
         }
     }
 }

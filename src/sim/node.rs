@@ -21,6 +21,7 @@ use crate::{
     chain::{rpc as ledger_rpc, wire::Message},
     codec, executor, gossip, health, network,
     node::{
+        COMES_BACK,
         coordinator::{Config, Coordinator, Facts, GossipId, Input, Output, PeerEvent, Verdict},
         edges,
     },
@@ -51,7 +52,7 @@ pub(super) enum Effect {
     Submit { id: u64, message: Message, durable: bool },
     FindProviders(crate::types::ContentId),
     Provide(crate::types::ContentId),
-    Reply(Box<Result<api::Reply, api::Error>>),
+    Reply { id: u64, result: Box<Result<api::Reply, api::Error>> },
     Notify(NodeEvent),
     Exit,
 }
@@ -111,7 +112,11 @@ impl Node {
             coordinator: Coordinator::new(config(machine, scenario, chain_id, bootstrap), keypair.clone(), now),
             executor: Host::new(executor::State::new(executor::Config::default())),
             inference: Host::new(executor::inference::State::new(executor::inference::Config::default())),
-            health: Host::new(health::State::new(health::Config::with_beats(beat, beat * 3), keypair.clone(), now)),
+            health: Host::new(health::State::new(
+                health::Config::with_beats(beat, silence(scenario)),
+                keypair.clone(),
+                now,
+            )),
             proof: Host::new(proof::State::new(proof::Config::default(), keypair.node_key())),
             shard: Host::new(shard::State::new(shard::Config::default(), machine.holds())),
             ledger_rpc: Host::new(ledger_rpc::State::new(ledger_rpc::Config::default())),
@@ -327,7 +332,7 @@ impl Node {
             Output::Submit { id, message, durable, .. } => out.push(Effect::Submit { id, message, durable }),
             Output::FindProviders(root) => out.push(Effect::FindProviders(root)),
             Output::Provide(root) => out.push(Effect::Provide(root)),
-            Output::Reply { result, .. } => out.push(Effect::Reply(result)),
+            Output::Reply { id, result } => out.push(Effect::Reply { id, result }),
             Output::Notify(event) => out.push(Effect::Notify(event)),
             Output::Exit => out.push(Effect::Exit),
             // Addresses are known to the world; job ledgers, Kubo and the peers' file are not simulated.
@@ -346,6 +351,11 @@ impl Node {
 
 fn protocol_handle<S: crate::protocol::State>(host: &mut Host<S>, input: S::Input, now: Time) {
     host.state.handle(input, now);
+}
+
+/// How long peers wait for a beat.
+fn silence(scenario: &Scenario) -> Duration {
+    Duration::from_millis(scenario.beat_millis) * 3
 }
 
 fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec<Multiaddr>) -> Config {
@@ -384,9 +394,9 @@ fn config(machine: &Machine, scenario: &Scenario, chain_id: &str, bootstrap: Vec
         kubo: false,
         // What the ledger asks for, whatever that is.
         stake: u64::MAX,
-        keeps: 0,
-        comes_back: Duration::ZERO,
-        kept: Vec::new(),
+        keeps: scenario.storage.map_or(0, |storage| storage.room_bytes),
+        comes_back: silence(scenario) * COMES_BACK,
+        kept: machine.kept(),
         shutdown_grace: Duration::from_secs(10),
     }
 }

@@ -36,6 +36,8 @@ pub struct Report {
     pub punished: u32,
     /// Nodes that it punished.
     pub offenders: u32,
+    /// Nodes that took the place of another as holder of an object.
+    pub repaired: u32,
     /// Root of the last model.
     pub model_root: Option<Digest>,
     /// Virtual milliseconds from the beginning to the job's end, or to the run's.
@@ -106,6 +108,7 @@ fn read(world: &World) -> Report {
         skipped: rounds.iter().map(|round| round.outcome.skipped.len() as u64).sum(),
         punished: u32::try_from(offences.len()).unwrap_or(u32::MAX),
         offenders: u32::try_from(offenders.len()).unwrap_or(u32::MAX),
+        repaired: world.watch.storage.repaired(&world.view),
         model_root: job.and_then(|job| job.model_root),
         millis: u64::try_from(end.since(BEGIN).as_millis()).unwrap_or(u64::MAX),
         events: world.counts.events,
@@ -125,6 +128,7 @@ fn unmet(expect: &Expect, report: &Report) -> Option<Violation> {
         (expect.reassigned_at_most.is_some_and(|most| report.reassigned > most), "reassigned_at_most"),
         (at_least(expect.resumed_at_least, report.resumed), "resumed_at_least"),
         (at_least(expect.punished_at_least, report.punished), "punished_at_least"),
+        (at_least(expect.repaired_at_least, report.repaired), "repaired_at_least"),
         (expect.offenders.is_some_and(|wanted| report.offenders != wanted), "offenders"),
         (expect.skipped_at_most.is_some_and(|most| report.skipped > most), "skipped_at_most"),
     ];
@@ -162,6 +166,9 @@ impl fmt::Display for Report {
         text("batches", &format!("{} applied, {} updates skipped", self.batches, self.skipped), f)?;
         if self.punished > 0 {
             text("offences", &format!("{} punished, of {} nodes", self.punished, self.offenders), f)?;
+        }
+        if self.repaired > 0 {
+            text("objects", &format!("{} holders replaced", self.repaired), f)?;
         }
         text("model root", &root, f)?;
         text("virtual time", &format!("{}.{:03} s", self.millis / 1_000, self.millis % 1_000), f)?;

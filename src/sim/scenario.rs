@@ -63,6 +63,9 @@ pub struct Scenario {
     /// How slow the network is.
     #[serde(default)]
     pub network: Network,
+    /// What others keep for the first node; if absent the ledger has no storage.
+    #[serde(default)]
+    pub storage: Option<Storage>,
     /// How the ledger behaves.
     #[serde(default)]
     pub ledger: Ledger,
@@ -224,6 +227,42 @@ impl Default for Ledger {
     }
 }
 
+/// Content that others keep. Node 0 owns it; every node lends room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Storage {
+    /// Bytes of room that each node lends.
+    pub room_bytes: u64,
+    /// Objects.
+    pub objects: u32,
+    /// Bytes of each.
+    pub object_bytes: usize,
+    /// Other nodes that shall hold each.
+    pub copies: u32,
+    /// When the owner asks for them, in virtual milliseconds.
+    #[serde(default = "two_thousand")]
+    pub ask_millis: u64,
+}
+
+/// The largest object: the network moves one block a root, and this is a chunk.
+const MAX_OBJECT: usize = 1 << 20;
+
+impl Storage {
+    /// The key of a number out of its range, and what is wrong with it.
+    fn fault(&self, nodes: usize) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self { objects: 0, .. } => Some(("storage.objects", "must be 1 at least")),
+            Self { object_bytes, .. } if !(8..=MAX_OBJECT).contains(object_bytes) => {
+                Some(("storage.object_bytes", "must be from 8 to 1,048,576"))
+            }
+            Self { copies, .. } if *copies == 0 || *copies as usize >= nodes => {
+                Some(("storage.copies", "must be 1 at least, and smaller than `nodes`"))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What must come out; what is absent is not looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -242,6 +281,8 @@ pub struct Expect {
     pub punished_at_least: Option<u32>,
     /// Nodes that it punishes.
     pub offenders: Option<u32>,
+    /// Holders of objects whose place another node took, at least.
+    pub repaired_at_least: Option<u32>,
 }
 
 impl Scenario {
@@ -249,6 +290,9 @@ impl Scenario {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let scenario: Self = toml::from_str(text)?;
         let range = |key, fault| Err(Error::Range { key, fault });
+        if let Some((key, fault)) = scenario.storage.and_then(|storage| storage.fault(scenario.nodes)) {
+            return range(key, fault);
+        }
         match () {
             () if scenario.nodes < 2 => range("nodes", "must be 2 at least: nobody else could hold a checkpoint"),
             () if scenario.nodes > MAX_NODES => range("nodes", "is too large: the most is 65,536"),
@@ -276,6 +320,10 @@ fn two() -> u64 {
 
 fn four() -> usize {
     4
+}
+
+fn two_thousand() -> u64 {
+    2_000
 }
 
 fn two_hundred() -> u64 {

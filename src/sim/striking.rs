@@ -145,6 +145,7 @@ impl World {
                 let holder = self.view.tasks.get(&TaskId { job, slot })?.holder?;
                 self.index_of_key(&holder)
             }
+            Who::Keeper(object) => self.keeper(object),
             Who::Aggregator => {
                 let round = self.view.jobs.get(&job)?.round.to_be_bytes();
                 let holders: Vec<NodeKey> = self.view.tasks_of(&job).filter_map(|task| task.holder).collect();

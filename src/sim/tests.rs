@@ -93,6 +93,24 @@ fn each_invariant_notices_a_planted_bug() {
 }
 
 #[test]
+fn a_holder_whose_place_nobody_takes_and_a_node_that_keeps_more_than_it_lends_are_noticed() {
+    let mut scenario = Scenario::parse(include_str!("../../simulations/storage.toml")).unwrap();
+    scenario.fault.truncate(1);
+    (scenario.settle_seconds, scenario.expect.repaired_at_least) = (30, Some(1));
+    assert_eq!(run(&scenario, 1, None).violation, None);
+    let noticed = |scenario: &Scenario, plant| run(scenario, 1, Some(plant)).violation.unwrap();
+    let missing = noticed(&scenario, Plant::LapseUnseen);
+    assert!(missing.invariant == "storage" && missing.what.contains("shall have 2 copies: 1 are counted"), "{missing}");
+    // Fewer nodes than copies, each with room for one: whoever does not know that it is full takes a second.
+    scenario.storage.as_mut().unwrap().objects = 6;
+    let over = noticed(&scenario, Plant::RoomUnseen);
+    assert!(
+        over.invariant == "storage" && over.what.contains("keeps 131072 bytes for others and lends 65536"),
+        "{over}"
+    );
+}
+
+#[test]
 fn a_checkpoint_that_was_never_synced_is_missed() {
     let mut scenario = calm(6);
     // The owner's disk is lost, and then whoever said that it holds the copy loses power.
@@ -223,4 +241,8 @@ fn a_scenario_out_of_range_is_refused_by_the_name_of_its_key() {
     assert!(refused("name = \"x\"\nnodes = 1").contains("nodes"));
     assert!(refused("name = \"x\"\nnodes = 4\n[job]\nslots = 0").contains("job.slots"));
     assert!(refused("name = \"x\"\nnodes = 4\nnods = 4").contains("README"));
+    let storage = "name = \"x\"\nnodes = 4\n[storage]\nroom_bytes = 8\nobjects = 1\nobject_bytes = 8\ncopies = ";
+    assert!(
+        Scenario::parse(&format!("{storage}3")).is_ok() && refused(&format!("{storage}4")).contains("storage.copies")
+    );
 }

@@ -8,11 +8,12 @@ use super::{
     node::TASK,
     scenario::Scenario,
     training,
-    world::BEGIN,
+    world::{BEGIN, World},
 };
 use crate::{
     api::{Command, SubmitPrepared},
     chain::ledger::{Genesis, Parameters},
+    node::coordinator::Input,
     tensor::root,
     types::{AggregationRule, JobSpec, OuterStep, OutputKind, Settle, ShardSpec, Slot, TaskType, UpdateCodec},
 };
@@ -21,6 +22,8 @@ use crate::{
 pub(super) const CHAIN_ID: &str = "atlas-sim";
 /// How updates are encoded.
 pub(super) const CODEC: UpdateCodec = UpdateCodec::I8B256;
+/// The command that submits the job.
+pub(super) const SUBMISSION: u64 = 1;
 /// Bytes of a shard.
 const SHARD_BYTES: usize = 256;
 
@@ -32,6 +35,7 @@ pub(super) fn genesis(scenario: &Scenario, validator: &Machine) -> Genesis {
             faucet_per_account: ledger.faucet,
             lease_millis: ledger.lease_millis,
             audit_window_blocks: ledger.audit_window_blocks,
+            max_objects: scenario.storage.map_or(0, |storage| storage.objects),
             ..Parameters::with_offline_after(ledger.offline_after_millis)
         },
         accounts: BTreeMap::new(),
@@ -66,8 +70,17 @@ pub(super) fn store(scenario: &Scenario, machine: &Machine) {
     }
 }
 
+impl World {
+    /// A person submits the job.
+    pub(super) fn submit(&mut self) {
+        let command = command(&self.scenario, &self.machines[0]);
+        let input = Input::Command { id: SUBMISSION, command };
+        self.with_node(0, |node, now, out| node.input(input, now, out));
+    }
+}
+
 /// What a person would have `atlas-node submit` send.
-pub(super) fn command(scenario: &Scenario, machine: &Machine) -> Command {
+fn command(scenario: &Scenario, machine: &Machine) -> Command {
     let job = &scenario.job;
     let model = training::initial_model(scenario.seed);
     let spec = JobSpec {

@@ -20,7 +20,7 @@ use super::{
     report::Setup,
     scenario::Scenario,
     scripts::Tick,
-    workload,
+    storage, workload,
 };
 use crate::{
     api::{self, NodeEvent},
@@ -62,6 +62,8 @@ pub(super) enum Happening {
     Churn(Churn),
     /// A person submits the job.
     Submit,
+    /// A person has others keep content.
+    Keep,
 }
 
 /// Crashes by chance, one each period.
@@ -124,7 +126,8 @@ pub(super) struct World {
     pub(super) watch: Watch,
     pub(super) counts: Counts,
     pub(super) job: Option<JobId>,
-    pub(super) reply: Option<Result<api::Reply, api::Error>>,
+    /// What commands came to, by their ids.
+    pub(super) replies: BTreeMap<u64, Result<api::Reply, api::Error>>,
     ended_at: Option<Time>,
     /// Until then something is broken.
     pub(super) troubled_until: Time,
@@ -163,7 +166,7 @@ impl World {
             record: Record::default(),
             counts: Counts::default(),
             job: None,
-            reply: None,
+            replies: BTreeMap::new(),
             ended_at: None,
             troubled_until: BEGIN,
             plant: setup.plant,
@@ -177,6 +180,7 @@ impl World {
 
     fn prepare(&mut self) {
         workload::store(&self.scenario, &self.machines[0]);
+        storage::store(&self.scenario, &self.machines[0]);
         let mut spread = Chance::new(self.seed, "start");
         for index in 0..self.machines.len() {
             // The first is there when the others look for it.
@@ -185,6 +189,9 @@ impl World {
         }
         self.after(IDLE_BLOCK, Happening::LedgerSecond);
         self.after(Duration::from_millis(self.scenario.job.submit_millis), Happening::Submit);
+        if let Some(storage) = self.scenario.storage {
+            self.after(Duration::from_millis(storage.ask_millis), Happening::Keep);
+        }
         for index in 0..self.faults.len() {
             if let fault::When::AtMillis(millis) = self.faults[index].0.when {
                 self.faults[index].1 = true;
@@ -279,6 +286,7 @@ impl World {
             Happening::GiveUp(cut) => self.give_up(cut),
             Happening::Churn(churn) => self.churn(churn),
             Happening::Submit => self.submit(),
+            Happening::Keep => self.ask_to_keep(),
         }
     }
 
@@ -376,7 +384,7 @@ impl World {
             edges::spoil(&mut answer);
         }
         if machine.lie.is_none()
-            && let Err(violation) = self.watch.on_answer(index, &answer)
+            && let Err(violation) = self.watch.on_answer(index, machine, &answer)
         {
             self.violation = Some(violation);
         }
@@ -451,12 +459,6 @@ impl World {
         if let NodeEvent::Progress { task, round, step, .. } = event {
             self.strike_at_progress(task.slot, *round, *step);
         }
-    }
-
-    fn submit(&mut self) {
-        let command = workload::command(&self.scenario, &self.machines[0]);
-        let input = Input::Command { id: 1, command };
-        self.with_node(0, |node, now, out| node.input(input, now, out));
     }
 
     /// Takes over what a block changed; returns it.

@@ -1,16 +1,16 @@
 //! Every task ends.
 
-use super::{super::world::World, Violation};
+use super::{
+    super::{workload::SUBMISSION, world::World},
+    Violation,
+};
 use crate::types::{JobStatus, TaskStatus};
 
 const NAME: &str = "ended";
 
 pub(super) fn check(world: &World) -> Result<(), Violation> {
     let Some(job) = world.job.and_then(|job| world.view.jobs.get(&job)) else {
-        let answer = match &world.reply {
-            Some(Err(error)) => error.message.clone(),
-            _ => "no answer".to_owned(),
-        };
+        let answer = world.answer(SUBMISSION);
         return Err(Violation::new(NAME, format!("the job never reached the ledger: {answer}")));
     };
     if job.status == JobStatus::Open {

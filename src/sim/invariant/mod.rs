@@ -12,11 +12,12 @@ pub(super) mod escrow;
 pub(super) mod leases;
 mod model;
 mod rollback;
+mod storage;
 pub(super) mod supply;
 
 use std::fmt;
 
-use super::{scenario::Scenario, world::World};
+use super::{machine::Machine, scenario::Scenario, world::World};
 use crate::{
     api::NodeEvent,
     chain::records::Changes,
@@ -58,6 +59,7 @@ pub(super) struct Watch {
     model: model::Model,
     rollback: rollback::Rollback,
     alive: alive::Alive,
+    pub(super) storage: storage::Storage,
     quorum: Quorum,
 }
 
@@ -71,6 +73,7 @@ impl Watch {
             model: model::Model::default(),
             rollback: rollback::Rollback::default(),
             alive: alive::Alive::default(),
+            storage: storage::Storage::new(scenario),
             quorum: scenario.job.quorum,
         }
     }
@@ -82,7 +85,8 @@ impl Watch {
     }
 
     /// An edge of a node answers.
-    pub(super) fn on_answer(&mut self, node: usize, answer: &Answer) -> Result<(), Violation> {
+    pub(super) fn on_answer(&mut self, node: usize, machine: &Machine, answer: &Answer) -> Result<(), Violation> {
+        self.storage.on_answer(node, machine, answer)?;
         self.model.on_answer(node, answer, self.quorum)
     }
 
@@ -93,6 +97,7 @@ impl Watch {
         self.escrow.on_changes(changes)?;
         self.checkpoints.on_changes(changes);
         self.alive.on_changes(changes, now);
+        self.storage.on_changes(changes)?;
         self.rollback.on_changes(changes)
     }
 
@@ -109,6 +114,7 @@ impl Watch {
         escrow::check_jobs(world)?;
         supply::check(world)?;
         world.watch.checkpoints.check(world)?;
+        world.watch.storage.check(world)?;
         bounded::check(world)
     }
 
@@ -119,6 +125,7 @@ impl Watch {
         world.watch.batches.check(world)?;
         model::check(world)?;
         escrow::check(world)?;
+        storage::check_copies(world)?;
         bounded::check_empty(world)
     }
 }

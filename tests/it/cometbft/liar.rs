@@ -4,14 +4,18 @@ use std::sync::{Arc, Mutex};
 
 use atlas_node::{
     chain::{
-        records::{Account, Updates},
+        records::{Account, Holder, Object, Updates},
         wire::{Code, query},
     },
     codec,
+    types::NodeKey,
 };
 use axum::{Json, Router, extract::State, routing::post};
 use serde_json::{Value, json};
 use tendermint_proto::serializers::bytes::base64string;
+
+/// The holder that [`Lie::Holder`] adds.
+pub(super) const NOBODY: NodeKey = NodeKey([7; 32]);
 
 /// What it does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub(super) enum Lie {
     Omission,
     /// Adds to the balance of an account.
     Balance,
+    /// Adds a holder to an object.
+    Holder,
     /// Says that transactions failed.
     Results,
     /// Says what it said before, and keeps to itself what it is given.
@@ -151,6 +157,13 @@ impl Told {
                 account.balance += 1_000_000;
                 self.lies += 1;
                 *value = base64(&codec::encode(&account));
+            }
+            query::GET_OBJECT if self.lie == Lie::Holder => {
+                let mut object: Option<Object> = codec::decode(&bytes, 10_000).unwrap();
+                let Some(object) = &mut object else { return };
+                object.holders.push(Holder { node: NOBODY, epoch: 0 });
+                self.lies += 1;
+                *value = base64(&codec::encode(&Some(object)));
             }
             _ => {}
         }

@@ -40,7 +40,7 @@ async fn trust(chain: &Chain) -> Trust {
 }
 
 /// A writer whose first endpoint lies like this, and its second does not; the liar's URL.
-async fn writer_behind(chain: &Chain, lie: Lie) -> (Writer, Liar, String) {
+pub(super) async fn writer_behind(chain: &Chain, lie: Lie) -> (Writer, Liar, String) {
     let (liar, url) = Liar::start(chain.url(0), lie).await;
     let trust = trust(chain).await;
     let writer = Writer::with(chain.path(), SECRET, &[url.clone(), chain.url(0)], Some(trust));

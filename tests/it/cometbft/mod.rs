@@ -13,6 +13,7 @@ mod main_job;
 mod one;
 mod replay;
 mod stake;
+mod storage;
 mod throughput;
 mod votes;
 mod wallet;

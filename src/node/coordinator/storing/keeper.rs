@@ -82,6 +82,8 @@ enum Doing {
 #[derive(Clone, Debug)]
 struct Pin {
     root: ContentId,
+    /// Bytes that it takes at most; `None` until the ledger tells of an object that was found pinned at the start.
+    bytes: Option<u64>,
     /// Since when nobody wants it here.
     unwanted_since: Option<Time>,
     /// The ledger was told of it then.
@@ -122,6 +124,8 @@ pub(in crate::node::coordinator) struct Keeper {
     offering: bool,
     offer_again: Time,
     looked_at: Option<Time>,
+    /// Bytes that lay here for others at the last look, and that the ledger does not count.
+    uncounted: u64,
     /// The last object of the last look.
     cursor: Option<ObjectId>,
 }
@@ -142,7 +146,7 @@ impl Keeper {
         comes_back: Duration,
         kept: &[(NodeKey, ContentId)],
     ) -> Self {
-        let pin = |(owner, root): &(NodeKey, ContentId)| (ObjectId::of(*owner, root), Pin::new(*root));
+        let pin = |(owner, root): &(NodeKey, ContentId)| (ObjectId::of(*owner, root), Pin::new(*root, None));
         Self {
             me,
             room,
@@ -154,6 +158,7 @@ impl Keeper {
             offering: false,
             offer_again: Time::ZERO,
             looked_at: None,
+            uncounted: 0,
             cursor: None,
         }
     }
@@ -182,6 +187,7 @@ impl Keeper {
         for id in self.pins.keys().copied().collect::<Vec<_>>() {
             self.look_at_pin(view, own, id, now);
         }
+        self.uncounted = self.uncounted(view);
         self.look_at_objects(view, own, now);
         self.waits.retain(|id, _| view.objects.contains_key(id));
     }
@@ -217,7 +223,7 @@ impl Keeper {
         let Some(job) = self.jobs.remove(id) else { return };
         if done {
             self.waits.remove(id);
-            self.pins.insert(*id, Pin::new(job.root));
+            self.pins.insert(*id, Pin::new(job.root, Some(job.bytes)));
             self.looked_at = None;
         } else {
             self.fail(id, now);
@@ -226,7 +232,7 @@ impl Keeper {
 
     /// This node's own object was pinned here, until others hold it.
     pub(in crate::node::coordinator) fn own(&mut self, root: ContentId) {
-        self.pins.insert(ObjectId::of(self.me, &root), Pin::new(root));
+        self.pins.insert(ObjectId::of(self.me, &root), Pin::new(root, None));
     }
 
     /// The ledger was told of an object.
@@ -279,6 +285,7 @@ impl Keeper {
             Some(_) => Some(LINGER),
         };
         let Some(pin) = self.pins.get_mut(&id) else { return };
+        pin.bytes = sight.as_ref().map(|sight| sight.object.bytes).or(pin.bytes);
         let Some(stays) = stays else {
             pin.unwanted_since = None;
             return;
@@ -329,7 +336,7 @@ impl Keeper {
         }
         let since = if wait.missing == sight.missing { wait.since } else { now };
         self.waits.insert(id, Wait { missing: sight.missing, since, ..wait });
-        if now < wait.again || !self.has_room(own, bytes) {
+        if now < wait.again || !self.has_room(own, bytes.saturating_add(self.uncounted)) {
             return false;
         }
         let turn = turn(view, &sight, own);
@@ -347,6 +354,19 @@ impl Keeper {
         let coming: u64 = self.jobs.values().map(|job| job.bytes).fold(0, u64::saturating_add);
         let taken = own.storage_used.saturating_add(coming).saturating_add(bytes);
         taken <= self.room.min(own.storage_offered)
+    }
+
+    /// What lies here for others and is not let go, or not told, yet. As long as the size of any of it is not known, it may be
+    /// all that there is room for.
+    fn uncounted(&self, view: &View) -> u64 {
+        let counted = |id: &ObjectId| {
+            let mut holders = view.objects.get(id).into_iter().flat_map(|object| &object.holders);
+            holders.any(|holder| holder.node == self.me && holder.is_live(view.nodes.get(&self.me)))
+        };
+        // What is being told stands among what is on its way.
+        let coming = |id: &ObjectId| self.jobs.get(id).is_some_and(|job| job.bytes > 0);
+        let here = self.pins.iter().filter(|(id, _)| id.owner != self.me && !coming(id) && !counted(id));
+        here.map(|(_, pin)| pin.bytes.unwrap_or(u64::MAX)).fold(0, u64::saturating_add)
     }
 
     fn begin(&mut self, id: ObjectId, root: ContentId, bytes: u64, doing: Doing, step: Step) {
@@ -372,8 +392,8 @@ impl Sight<'_> {
 }
 
 impl Pin {
-    fn new(root: ContentId) -> Self {
-        Self { root, unwanted_since: None, told_at: None }
+    fn new(root: ContentId, bytes: Option<u64>) -> Self {
+        Self { root, bytes, unwanted_since: None, told_at: None }
     }
 }
 

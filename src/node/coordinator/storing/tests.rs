@@ -302,6 +302,35 @@ fn a_node_that_was_away_tells_again_what_it_has_or_lets_it_go_if_others_took_its
 }
 
 #[test]
+fn a_node_that_is_back_takes_nothing_new_before_it_let_go_what_others_took_over() {
+    let mut mesh = Mesh::new(2);
+    let taken_over = mesh.ask("model", 1);
+    mesh.pass(3);
+    let [holder] = mesh.live(&taken_over)[..] else { panic!("one holds it") };
+    mesh.kill(holder);
+    mesh.pass(3);
+    let back = |mesh: &mut Mesh, kept: &str| {
+        mesh.view.nodes.get_mut(&holder).unwrap().status = NodeStatus::Recovering;
+        mesh.keepers.insert(holder, keeper(holder, ROOM, &[(OWNER, root(kept))]));
+    };
+    back(&mut mesh, "model");
+    let wanted = mesh.ask("data", 1);
+    mesh.pass(55);
+    assert_eq!(mesh.live(&wanted), [], "both are more than it gives, and the other node is full");
+    mesh.pass(10);
+    assert_eq!((mesh.live(&wanted), mesh.taken(is_unpin)), (vec![holder], vec![holder]));
+
+    // What it finds pinned was released while it was away, and nobody tells how large it is.
+    mesh.kill(holder);
+    mesh.pass(3);
+    back(&mut mesh, "released");
+    mesh.pass(55);
+    assert_eq!(mesh.live(&wanted), []);
+    mesh.pass(10);
+    assert_eq!(mesh.live(&wanted), [holder]);
+}
+
+#[test]
 fn a_node_without_the_content_that_the_ledger_counts_on_says_so_and_fetches_it_again() {
     let mut mesh = Mesh::new(2);
     let id = mesh.ask("model", 2);
