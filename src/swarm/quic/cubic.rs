@@ -60,12 +60,12 @@ impl Cubic {
 
     /// Bytes.
     pub(super) fn window(&self) -> u64 {
-        self.window as u64
+        whole(self.window)
     }
 
     /// Bytes; the most there is as long as the first growth has found no end.
     pub(super) fn threshold(&self) -> u64 {
-        self.threshold as u64
+        whole(self.threshold)
     }
 
     pub(super) fn set_packet(&mut self, packet: u16) {
@@ -155,6 +155,15 @@ impl Cubic {
             reno_caught_up: before,
         });
     }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "no window is negative, and one without end saturates"
+)]
+fn whole(bytes: f64) -> u64 {
+    bytes as u64
 }
 
 #[cfg(test)]
