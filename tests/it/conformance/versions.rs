@@ -157,7 +157,7 @@ async fn a_field_that_we_do_not_know_is_ignored() {
 async fn a_message_that_we_do_not_know_gets_no_answer_and_costs_no_trust() {
     let mut pair = Pair::<1>::connected().await;
     let later = Cbor::Map(vec![("Later".into(), Cbor::Map(vec![]))]);
-    assert_eq!(pair.ask(later).await, Err(SendError::Closed));
+    assert_eq!(pair.ask(later).await, Err(SendError::Reset));
     assert!(pair.is_connected());
     assert_eq!(pair.ask(ping(&[])).await.unwrap(), pong());
 }
